@@ -1,0 +1,321 @@
+// Package btrfs keeps each layer as a subvolume: a snapshot of the one below
+// with the layer's changes applied. Layers share their blocks, a container's
+// start copies nothing, and its root is a bind mount of a plain btrfs folder,
+// with reflinks and without overlay's differences from a file system.
+//
+// In the folder of a layer or top lies one subvolume, v, and in it the tree,
+// r. A layer is unpacked into the folder n beside r, with marks for what it
+// hides, and moved into r by rename(2), which does not go from one subvolume
+// to another. A finished layer is read-only (BTRFS_SUBVOL_RDONLY), so that
+// not even root changes it by mistake. A read-only subvolume can't be moved:
+// that is why it lies in a folder.
+//
+// # What is durable when
+//
+//   - syncfs(2) writes all data out and commits the transaction, before a
+//     layer gets its flag and its name. fsync(2) of each file would write the
+//     log tree once for every one.
+//   - BTRFS_IOC_SUBVOL_SETFLAGS and BTRFS_IOC_SNAP_CREATE_V2 commit a
+//     transaction themselves, but write out no data of other subvolumes.
+//   - The new name is made durable by another syncfs(2): a transaction is
+//     all or nothing, where fsync(2) of the folder would leave the rename of
+//     a folder with a subvolume to the log tree.
+//   - Removals are not made durable, as in every driver. The kernel frees what
+//     a subvolume held after the next transaction, at the latest in half a
+//     minute (mount option commit=). Only an unpacking that found no space
+//     waits for that.
+//
+// # Limits
+//
+// A top's limit is the most that its subvolume may hold which no other has
+// (BTRFS_QGROUP_LIMIT_MAX_EXCL): what the container wrote. Quotas must be on
+// (btrfs quota enable). The limit stops a program that writes too much, not
+// one that wants around it: whoever may write may make subvolumes (they need
+// no capability), and those are counted for themselves.
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/layers/driver/whole"
+)
+
+// volume is the name of the subvolume in the folder of a layer or top.
+const volume = "v"
+
+// Driver implements driver.Driver.
+type Driver struct{ driver.Store }
+
+// Open makes root if needed, and refuses with driver.ErrUnsupported and the
+// reason if subvolumes can't be had there.
+func Open(root string) (*Driver, error) {
+	unsupported := func(err error) error { return fmt.Errorf("%w: btrfs on %s: %w", driver.ErrUnsupported, root, err) }
+	if err := onBtrfs(filepath.Dir(root)); err != nil {
+		return nil, unsupported(err)
+	}
+	s, err := driver.OpenStore(root, drop)
+	if err != nil {
+		return nil, err
+	}
+	d := &Driver{s}
+	if err := d.probe(); err != nil {
+		return nil, unsupported(err)
+	}
+	return d, nil
+}
+
+// probe makes a subvolume and takes it away, which tries the privilege and
+// the kernel (5.7 for BTRFS_IOC_SNAP_DESTROY_V2). A full disk proves nothing.
+func (d *Driver) probe() error {
+	if err := blob.NoSpace(d.try()); !errors.Is(err, blob.ErrNoSpace) {
+		return err
+	}
+	return nil
+}
+
+func (d *Driver) try() error {
+	dir, err := d.Temp("probe")
+	if err != nil {
+		return err
+	}
+	defer d.Discard(dir)
+	if err := d.newVolume(dir, nil); err != nil {
+		return err
+	}
+	return destroyIn(dir)
+}
+
+func destroyIn(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return destroy(int(f.Fd()), volume)
+}
+
+// Name implements driver.Driver.
+func (d *Driver) Name() string { return "btrfs" }
+
+// tree is where the content of a layer or top lies.
+func tree(path string) string { return filepath.Join(path, volume, "r") }
+
+// newVolume makes the subvolume of a folder of Temp: a snapshot of the
+// stack's topmost layer, which holds all the others, or one with an empty
+// tree.
+func (d *Driver) newVolume(temp string, stack []string) error {
+	f, err := os.Open(temp)
+	if err != nil {
+		return fmt.Errorf("open layer folder: %w", err)
+	}
+	defer f.Close()
+	if len(stack) == 0 {
+		if err := createSubvol(int(f.Fd()), volume); err != nil {
+			return fmt.Errorf("make subvolume (BTRFS_IOC_SUBVOL_CREATE_V2): %w", blob.NoSpace(err))
+		}
+		if err := os.Mkdir(tree(temp), 0o755); err != nil {
+			return fmt.Errorf("make layer folder: %w", blob.NoSpace(err))
+		}
+		return nil
+	}
+	from, err := os.Open(filepath.Join(d.Layer(stack[0]), volume))
+	if os.IsNotExist(err) {
+		return fmt.Errorf("layer %s: %w", stack[0], driver.ErrMissing)
+	}
+	if err != nil {
+		return fmt.Errorf("open layer %s: %w", stack[0], err)
+	}
+	defer from.Close()
+	if err := snapshot(int(from.Fd()), int(f.Fd()), volume); err != nil {
+		return fmt.Errorf("make snapshot of layer %s (BTRFS_IOC_SNAP_CREATE_V2): %w", stack[0], blob.NoSpace(err))
+	}
+	return nil
+}
+
+// Unpack implements driver.Driver.
+func (d *Driver) Unpack(ctx context.Context, id string, stack []string, tar io.Reader, l archive.Limits) (st archive.Stats, err error) {
+	temp, err := d.Temp(id)
+	if err != nil {
+		return st, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.giveUp(temp, err))
+		}
+	}()
+	if err = d.newVolume(temp, stack); err != nil {
+		return st, err
+	}
+	changes := filepath.Join(temp, volume, "n")
+	if st, err = fill(ctx, changes, tar, l); err != nil {
+		return st, err
+	}
+	if err = whole.Merge(changes, tree(temp)); err != nil {
+		return st, fmt.Errorf("apply layer: %w", blob.NoSpace(err))
+	}
+	if err = os.RemoveAll(changes); err != nil {
+		return st, fmt.Errorf("remove unpacked changes: %w", err)
+	}
+	if err = blob.SyncTree(temp); err != nil {
+		return st, err
+	}
+	if err = seal(temp); err != nil {
+		return st, err
+	}
+	return st, d.publish(temp, d.Layer(id))
+}
+
+// giveUp removes what an unpacking has made that ended with cause.
+func (d *Driver) giveUp(temp string, cause error) error {
+	if !errors.Is(cause, blob.ErrNoSpace) {
+		d.Discard(temp)
+		return nil
+	}
+	var id uint64
+	f, err := os.Open(filepath.Join(temp, volume))
+	if err == nil {
+		id, err = subvolID(int(f.Fd()))
+		f.Close()
+	}
+	d.Discard(temp)
+	if err != nil {
+		return nil // there was no subvolume yet
+	}
+	return d.reclaim(id)
+}
+
+func fill(ctx context.Context, dir string, tar io.Reader, l archive.Limits) (archive.Stats, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return archive.Stats{}, fmt.Errorf("make layer folder: %w", blob.NoSpace(err))
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		return archive.Stats{}, fmt.Errorf("open layer folder: %w", err)
+	}
+	defer root.Close()
+	return archive.Unpack(ctx, root, tar, archive.Options{Limits: l, Marks: archive.FileMarks})
+}
+
+// seal makes the subvolume of a whole layer read-only.
+func seal(temp string) error {
+	f, err := os.Open(filepath.Join(temp, volume))
+	if err != nil {
+		return fmt.Errorf("open subvolume: %w", err)
+	}
+	defer f.Close()
+	if err := setReadonly(int(f.Fd()), true); err != nil {
+		return fmt.Errorf("make layer read-only (BTRFS_IOC_SUBVOL_SETFLAGS): %w", blob.NoSpace(err))
+	}
+	return nil
+}
+
+// publish gives a folder of Temp its lasting name, durably.
+func (d *Driver) publish(temp, final string) error {
+	if err := d.Commit(temp, final); err != nil {
+		return err
+	}
+	return blob.SyncTree(d.Root())
+}
+
+// Create implements driver.Driver.
+func (d *Driver) Create(id string, stack []string, limit int64) (err error) {
+	if err := d.Need(stack); err != nil {
+		return err
+	}
+	temp, err := d.Temp(id)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			d.Discard(temp)
+		}
+	}()
+	if err = d.newVolume(temp, stack); err != nil {
+		return err
+	}
+	if limit > 0 {
+		if err = d.setLimit(temp, limit); err != nil {
+			return err
+		}
+	}
+	return d.publish(temp, d.Top(id))
+}
+
+func (d *Driver) setLimit(temp string, limit int64) error {
+	f, err := os.Open(filepath.Join(temp, volume))
+	if err != nil {
+		return fmt.Errorf("open subvolume: %w", err)
+	}
+	defer f.Close()
+	err = limitExclusive(int(f.Fd()), uint64(limit))
+	if err == quotaIsOff {
+		return fmt.Errorf("limit writable layer to %d bytes: %w: btrfs counts nothing yet: run `btrfs quota enable %s`", limit, driver.ErrUnsupported, d.Root())
+	}
+	if err != nil {
+		return fmt.Errorf("limit writable layer to %d bytes (BTRFS_IOC_QGROUP_LIMIT): %w", limit, err)
+	}
+	return nil
+}
+
+// Mounts implements driver.Driver.
+func (d *Driver) Mounts(id string, stack []string) ([]driver.Mount, error) {
+	if err := d.NeedTop(id); err != nil {
+		return nil, err
+	}
+	return []driver.Mount{{Source: tree(d.Top(id)), Flags: unix.MS_BIND}}, nil
+}
+
+// Size implements driver.Driver.
+func (d *Driver) Size(id string, stack []string) (int64, error) {
+	if err := d.NeedTop(id); err != nil {
+		return 0, err
+	}
+	return whole.Size(tree(d.Top(id)), d.below(stack))
+}
+
+// Changes implements driver.Driver.
+func (d *Driver) Changes(id string, stack []string) ([]driver.Change, error) {
+	if err := d.NeedTop(id); err != nil {
+		return nil, err
+	}
+	return whole.Changes(tree(d.Top(id)), d.below(stack))
+}
+
+// OpenLayer implements driver.Driver. What lies below the layer is there as
+// well.
+func (d *Driver) OpenLayer(id string) (*os.File, error) {
+	return d.OpenFolder(id, filepath.Join(volume, "r"))
+}
+
+// Diff implements driver.Driver.
+func (d *Driver) Diff(ctx context.Context, id string, stack []string, w io.Writer) error {
+	cs, err := d.Changes(id, stack)
+	if err != nil {
+		return err
+	}
+	root, err := os.Open(tree(d.Top(id)))
+	if err != nil {
+		return fmt.Errorf("open writable layer: %w", err)
+	}
+	defer root.Close()
+	return driver.PackChanges(ctx, root, cs, w)
+}
+
+// below is the tree of the stack, "" if it is empty.
+func (d *Driver) below(stack []string) string {
+	if len(stack) == 0 {
+		return ""
+	}
+	return tree(d.Layer(stack[0]))
+}

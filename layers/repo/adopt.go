@@ -1,0 +1,75 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/layers/driver/packed"
+	"github.com/coble-os/coble/layers/image"
+)
+
+// adopt makes a packed layer present where it lies: its digest is checked,
+// once, and the driver told where it is. It gives the file's path and size.
+func (r *Repo) adopt(ctx context.Context, s source, j layerJob, id string) (path string, size int64, err error) {
+	drv, can := r.drv.(driver.Adopter)
+	if !can {
+		return "", 0, fmt.Errorf("use %s layer in place: driver %s can't: use overlay, or an image that is not packed", j.from.format, r.drv.Name())
+	}
+	folder, is := s.(folderSource)
+	if !is {
+		return "", 0, fmt.Errorf("%w: a layer is a %s, which the kernel would have to trust: only an OCI layout in a folder of this machine, named as a source in the configuration file, may have such layers", image.ErrInvalid, j.from.format)
+	}
+	rc, size, err := folder.open(j.from.name)
+	if err != nil {
+		return "", 0, err
+	}
+	defer rc.Close()
+	f, is := rc.(*os.File)
+	if !is {
+		return "", 0, errors.New("use layer in place: its source is no file")
+	}
+	place, err := packed.Of(f, j.from.format)
+	if err != nil {
+		return "", 0, err
+	}
+	counted := &counter{r: blob.WithContext(ctx, f), tell: func(n int64) { j.tell(Unpacking, n, size) }}
+	if _, err := io.Copy(io.Discard, blob.Verify(counted, j.from.digest, j.from.size)); err != nil {
+		return "", 0, fmt.Errorf("check %s: %w", place.Path, err)
+	}
+	if err := drv.Adopt(id, place); err != nil {
+		return "", 0, err
+	}
+	j.tell(Done, size, size)
+	return place.Path, size, nil
+}
+
+// errInPlace is for what needs a layer's archive, or would write the layer.
+var errInPlace = errors.New("it is used in place, from a file that is its owner's")
+
+// checkPlace says what is wrong with a packed layer's file, "" if nothing is.
+func (r *Repo) checkPlace(ctx context.Context, l layerNode, quick bool) (string, error) {
+	if !r.drv.Has(l.Folder) {
+		return fmt.Sprintf("its file %s is gone or has changed: put it back", l.Place), nil
+	}
+	if quick {
+		return "", nil
+	}
+	f, err := os.Open(l.Place)
+	if err != nil {
+		return fmt.Sprintf("its file: %v", err), nil
+	}
+	defer f.Close()
+	_, err = io.Copy(io.Discard, blob.Verify(blob.WithContext(ctx, f), l.DiffID, -1))
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Sprintf("its file %s: %v", l.Place, err), nil
+	}
+	return "", nil
+}

@@ -1,0 +1,259 @@
+package repo
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
+)
+
+// Progress is told while loading, from the loading goroutine.
+type Progress struct {
+	Layer   digest.Digest // diff id
+	Index   int           // which layer of the image, from 1
+	Layers  int           // of the image
+	Status  Status
+	Current int64 // bytes read of the layer's blob
+	Total   int64 // bytes of the blob
+}
+
+// Status of a layer while loading.
+type Status string
+
+// Statuses, in the order in which they come.
+const (
+	Present   Status = "present" // the layer is here already
+	Unpacking Status = "unpacking"
+	Done      Status = "done" // unpacked and on stable storage
+)
+
+// Loaded is one name that an image was given, or an image without a name.
+type Loaded struct {
+	ID       digest.Digest
+	Ref      string // familiar: busybox:latest; empty without a name
+	Unpacked int    // layers that had to be unpacked
+}
+
+// Load reads a docker-archive or an OCI layout as a tar stream, itself plain,
+// gzip, zstd or xz. Since such archives may name their layers last, it is
+// spooled to disk first. On an error nothing of it is left. When the disk is
+// full, what no image has is removed before the load fails.
+func (r *Repo) Load(ctx context.Context, src io.Reader, progress func(Progress)) ([]Loaded, error) {
+	s, err := r.spool(ctx, src)
+	if err != nil {
+		return nil, fmt.Errorf("load image: %w", err)
+	}
+	defer s.close()
+	return r.loadFrom(ctx, s, "", progress)
+}
+
+func (r *Repo) spool(ctx context.Context, src io.Reader) (*tarSource, error) {
+	plain, _, err := blob.Decompress(blob.WithContext(ctx, src))
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	f, size, err := blob.Spool(r.temp(), plain, r.freed)
+	blob.Wrote(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	s, err := indexTar(ctx, f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// LoadPath loads a file as Load does, or an OCI layout in a folder. A name,
+// if given, is what the one image in it will be called in place of what the
+// source says. Layers that are here are not read; a plain archive and a
+// folder are read where they lie, without a spool, and a packed archive is
+// spooled only if something in it is new.
+func (r *Repo) LoadPath(ctx context.Context, path, name string, progress func(Progress)) ([]Loaded, error) {
+	s, err := r.openPath(ctx, path, name)
+	if err != nil {
+		return nil, fmt.Errorf("load image from %s: %w", path, err)
+	}
+	defer s.close()
+	loaded, err := r.loadFrom(ctx, s, name, progress)
+	if err != nil {
+		return nil, fmt.Errorf("load image from %s: %w", path, err)
+	}
+	return loaded, nil
+}
+
+func (r *Repo) openPath(ctx context.Context, path, name string) (source, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.IsDir() {
+		root, err := os.OpenRoot(path)
+		return folderSource{root}, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	head, err := bufio.NewReader(io.NewSectionReader(f, 0, 6)).Peek(6)
+	if err != nil && err != io.EOF {
+		f.Close()
+		return nil, err
+	}
+	if st.Mode().IsRegular() && blob.Detect(head) == blob.Plain {
+		s, err := indexTar(ctx, f)
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		return s, nil
+	}
+	defer f.Close()
+	if !st.Mode().IsRegular() {
+		return r.spool(ctx, f)
+	}
+	return r.openPacked(ctx, f, name)
+}
+
+// openPacked avoids the spool if all that the packed archive has is here.
+func (r *Repo) openPacked(ctx context.Context, f *os.File, name string) (source, error) {
+	plain, _, err := blob.Decompress(blob.WithContext(ctx, f))
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	s, err := peek(ctx, plain)
+	if err != nil {
+		return nil, err
+	}
+	if rs, err := recipes(s); err == nil && rename(rs, name) == nil && r.haveAll(rs) {
+		return s, nil
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return r.spool(ctx, f)
+}
+
+func (r *Repo) haveAll(rs []recipe) bool {
+	for _, rc := range rs {
+		for _, chain := range image.ChainIDs(rc.img.RootFS) {
+			if ok, err := r.haveLayer(layerPrefix + chain.String()); err != nil || !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (r *Repo) loadFrom(ctx context.Context, s source, name string, progress func(Progress)) (out []Loaded, err error) {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	rs, err := recipes(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := rename(rs, name); err != nil {
+		return nil, err
+	}
+	for _, rc := range rs {
+		done, err := r.loadOne(ctx, s, rc, progress)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, done...)
+	}
+	return out, nil
+}
+
+// loadOne unpacks what is missing of an image and then names it in one
+// transaction. The layers are pinned meanwhile, so that a removal elsewhere
+// does not take them.
+func (r *Repo) loadOne(ctx context.Context, s source, rc recipe, progress func(Progress)) (out []Loaded, err error) {
+	chains := image.ChainIDs(rc.img.RootFS)
+	nodes := make([]string, len(chains))
+	for i, c := range chains {
+		nodes[i] = layerPrefix + c.String()
+	}
+	r.pin(nodes)
+	defer func() { err = errors.Join(err, r.unpin(nodes)) }()
+
+	unpacked := 0
+	for i := range nodes {
+		job := layerJob{nodes: nodes[:i+1], from: rc.layers[i], diffID: rc.img.RootFS[i], of: len(nodes), progress: progress}
+		made, err := r.ensureLayer(ctx, s, job)
+		if errors.Is(err, blob.ErrNoSpace) && r.freed() {
+			made, err = r.ensureLayer(ctx, s, job)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), rc.img.RootFS[i], err)
+		}
+		if made {
+			unpacked++
+		}
+	}
+	if err := r.record(rc, nodes); err != nil {
+		return nil, err
+	}
+	for _, n := range rc.names {
+		out = append(out, Loaded{ID: rc.img.ID, Ref: n.Familiar(), Unpacked: unpacked})
+	}
+	if len(out) == 0 {
+		out = []Loaded{{ID: rc.img.ID, Unpacked: unpacked}}
+	}
+	return out, nil
+}
+
+// record writes an image, its edge to its topmost layer and its names. What
+// is recorded already is not written again: flash wears out.
+func (r *Repo) record(rc recipe, nodes []string) error {
+	node := imagePrefix + rc.img.ID.String()
+	if r.recorded(rc, node) {
+		return nil
+	}
+	return r.update(func(g graph.Graph) error { return putImage(g, rc, nodes) })
+}
+
+func putImage(g graph.Graph, rc recipe, nodes []string) error {
+	node := imagePrefix + rc.img.ID.String()
+	if !g.Has(node) {
+		if err := store(g, node, imageNode{Config: rc.img.RawConfig, Loaded: time.Now().UTC()}); err != nil {
+			return err
+		}
+	}
+	if len(nodes) > 0 {
+		if err := g.Link(graph.Edge{From: node, Kind: kindTop, To: nodes[len(nodes)-1]}); err != nil {
+			return err
+		}
+	}
+	for _, n := range rc.names {
+		if err := setName(g, n, node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Repo) recorded(rc recipe, node string) bool {
+	same := false
+	_ = r.view(func(g graph.Graph) error {
+		same = g.Has(node)
+		for _, n := range rc.names {
+			same = same && target(g, namePrefix+n.String(), kindNames) == node
+		}
+		return nil
+	})
+	return same
+}

@@ -1,0 +1,234 @@
+package repo
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/layers/graph"
+)
+
+// Origin is where layers can be had again: an archive, a folder, a registry.
+type Origin interface {
+	// Layer opens the plain tar stream of a layer by its diff id, which is
+	// checked while it is read. images are names of images that have it.
+	// ErrNotFound if the origin has no such layer.
+	Layer(ctx context.Context, diffID digest.Digest, images []string) (io.ReadCloser, error)
+}
+
+// OpenOrigin makes an origin of an archive, or of an OCI layout as a folder.
+// The caller closes it.
+func (r *Repo) OpenOrigin(ctx context.Context, path string) (Origin, io.Closer, error) {
+	s, err := r.openPath(ctx, path, "")
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s to repair from: %w", path, err)
+	}
+	rs, err := recipes(s)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open %s to repair from: %w", path, err), s.close())
+	}
+	o := &archiveOrigin{s: s, path: path, layers: map[digest.Digest]layerSource{}}
+	for _, rc := range rs {
+		for i, id := range rc.img.RootFS {
+			o.layers[id] = rc.layers[i]
+		}
+	}
+	return o, closer(s.close), nil
+}
+
+type closer func() error
+
+// Close implements io.Closer.
+func (c closer) Close() error { return c() }
+
+type archiveOrigin struct {
+	s      source
+	path   string
+	layers map[digest.Digest]layerSource
+}
+
+// Layer implements Origin.
+func (o *archiveOrigin) Layer(ctx context.Context, diffID digest.Digest, _ []string) (io.ReadCloser, error) {
+	from, ok := o.layers[diffID]
+	if !ok {
+		return nil, fmt.Errorf("%w: %s has no layer %.19s", ErrNotFound, o.path, diffID)
+	}
+	rc, _, err := o.s.open(from.name)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := blob.OpenLayer(blob.WithContext(ctx, rc), from.digest, from.size, diffID)
+	if err != nil {
+		return nil, errors.Join(err, rc.Close())
+	}
+	return &both{plain, rc}, nil
+}
+
+// both is a stream with what it reads from.
+type both struct {
+	io.ReadCloser
+	below io.Closer
+}
+
+// Close implements io.Closer.
+func (b *both) Close() error { return errors.Join(b.ReadCloser.Close(), b.below.Close()) }
+
+// mend brings damaged paths of a layer back, or the whole layer if asked for or
+// where the driver can't do less. Nothing is touched before the whole stream of the
+// origin has been found to be the layer's.
+func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Origin, whole bool) error {
+	var l layerNode
+	if err := r.view(func(g graph.Graph) error { return load(g, node, &l) }); err != nil {
+		return err
+	}
+	images, err := r.imagesOf(node)
+	if err != nil {
+		return err
+	}
+	if l.Place != "" {
+		return fmt.Errorf("%w: put a good %s back", errInPlace, l.Place)
+	}
+	d, ok := r.drv.(driver.Mender)
+	for _, f := range found {
+		whole = whole || f.Path == ""
+	}
+	if whole || !ok {
+		return r.makeAgain(ctx, node, l, from, images)
+	}
+	f, err := os.CreateTemp(r.temp(), "mend-")
+	if err != nil {
+		return fmt.Errorf("make spool: %w", blob.NoSpace(err))
+	}
+	defer f.Close()
+	if err := os.Remove(f.Name()); err != nil {
+		return fmt.Errorf("unlink spool: %w", err)
+	}
+	err = pick(ctx, f, l.DiffID, found, from, images)
+	countFile(ctx, f)
+	if err != nil {
+		return err
+	}
+	var extras []string
+	for _, x := range found {
+		if x.extra {
+			extras = append(extras, x.Path)
+		}
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return d.Mend(ctx, l.Folder, f, extras, r.o.Limits)
+}
+
+// pick copies the entries of damaged paths from the layer's stream into w, as
+// a tar stream of its own, and reads the layer's to its end.
+func pick(ctx context.Context, w io.Writer, diffID digest.Digest, found []Finding, from Origin, images []string) error {
+	want := map[string]bool{}
+	for _, f := range found {
+		want[f.Path] = !f.extra
+	}
+	rc, err := from.Layer(ctx, diffID, images)
+	if err != nil {
+		return err
+	}
+	defer rc.Close()
+	tw := tar.NewWriter(w)
+	tr := tar.NewReader(rc)
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", archive.ErrBroken, err)
+		}
+		if !wanted(want, h) {
+			continue
+		}
+		h.Format = tar.FormatUnknown
+		if err := tw.WriteHeader(h); err != nil {
+			return fmt.Errorf("keep entry %s: %w", h.Name, blob.NoSpace(err))
+		}
+		if _, err := io.Copy(tw, tr); err != nil {
+			return fmt.Errorf("keep entry %s: %w", h.Name, blob.NoSpace(err))
+		}
+	}
+	if err := tw.Close(); err != nil {
+		return blob.NoSpace(err)
+	}
+	_, err = io.Copy(io.Discard, rc) // the digest is known at the end
+	return err
+}
+
+// wanted tells whether an entry makes, hides or names a damaged path. Other
+// names of a damaged file are damaged too.
+func wanted(want map[string]bool, h *tar.Header) bool {
+	name := path.Clean(strings.TrimLeft(h.Name, "/"))
+	dir, base := path.Split(name)
+	switch {
+	case want[name]:
+		return true
+	case base == archive.OpaqueName:
+		return want[path.Clean(dir)]
+	case strings.HasPrefix(base, archive.WhiteoutPrefix):
+		return want[dir+strings.TrimPrefix(base, archive.WhiteoutPrefix)]
+	case h.Typeflag == tar.TypeLink && want[path.Clean(strings.TrimLeft(h.Linkname, "/"))]:
+		want[name] = true
+		return true
+	}
+	return false
+}
+
+// makeAgain unpacks a layer once more, under another folder.
+func (r *Repo) makeAgain(ctx context.Context, node string, l layerNode, from Origin, images []string) error {
+	var nodes []string
+	err := r.view(func(g graph.Graph) (err error) {
+		nodes, err = stack(g, node)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	slices.Reverse(nodes)
+	r.mu.Lock()
+	_, known := r.missing[node]
+	if !known {
+		r.missing[node] = "it is damaged"
+	}
+	r.mu.Unlock()
+	s := originSource{ctx, from, l.DiffID, images}
+	_, err = r.ensureLayer(ctx, s, layerJob{nodes: nodes, from: layerSource{size: -1}, diffID: l.DiffID, of: len(nodes), progress: func(Progress) {}})
+	if err != nil && !known { // what is whole of it can be used as before
+		r.mu.Lock()
+		delete(r.missing, node)
+		r.mu.Unlock()
+	}
+	return err
+}
+
+// originSource is one layer of an origin as a source.
+type originSource struct {
+	ctx    context.Context
+	from   Origin
+	diffID digest.Digest
+	images []string
+}
+
+func (s originSource) open(string) (io.ReadCloser, int64, error) {
+	rc, err := s.from.Layer(s.ctx, s.diffID, s.images)
+	return rc, 0, err
+}
+
+func (originSource) has(string) bool { return true }
+func (originSource) close() error    { return nil }

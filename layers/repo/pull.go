@@ -1,0 +1,406 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.etcd.io/bbolt"
+
+	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/registry"
+)
+
+// Event is what a pull or push tells about one layer, in Docker's words.
+type Event struct {
+	ID             string // 12 hex digits of the layer's digest, or what else it is about
+	Status         string // Downloading
+	Current, Total int64  // bytes; both zero where there is nothing to count
+}
+
+// PullOptions of one image.
+type PullOptions struct {
+	Name     image.Name
+	Platform image.Platform
+	Asked    bool        // the platform was asked for, and is not just the machine's
+	Tell     func(Event) // called by one goroutine at a time; may be nil
+}
+
+// Pulled is what became of it.
+type Pulled struct {
+	ID      digest.Digest // of the image
+	Digest  digest.Digest // of what the name means in the registry: a manifest or an index
+	Changed bool          // the name means another image than before
+}
+
+// ErrPlatform means that an index has no image for the platform.
+var ErrPlatform = errors.New("no matching manifest")
+
+// Pull brings an image from a registry.
+//
+// The lowest layer that is missing is unpacked while it downloads; two more
+// download meanwhile into files, since they stand on it and can't be unpacked
+// yet (see fetches for when such bytes reach the storage). Layers that are
+// here are not asked for; one that another pull or load is making is waited
+// for. Layers that were finished stay when the rest fails, until the next
+// start of the engine at the earliest removes what no image got, and so do
+// parts of large ones, by which the next pull goes on. The image, its names,
+// its manifest and what is known of its blobs are recorded in one transaction
+// after the last layer is durable.
+//
+// However large the image, memory holds its manifests and configuration and a
+// few buffers for each of three downloads.
+func (r *Repo) Pull(ctx context.Context, s *registry.Session, o PullOptions) (Pulled, error) {
+	p := &pull{r: r, s: s, o: o}
+	top, m, err := p.resolve(ctx)
+	if err != nil {
+		return Pulled{}, err
+	}
+	rc, mf, err := p.recipe(ctx, m)
+	if err != nil {
+		return Pulled{}, err
+	}
+	out := Pulled{ID: rc.img.ID, Digest: top.Digest, Changed: !r.means(o.Name, rc.img.ID)}
+	rc.names = []image.Name{{Repo: o.Name.Repo, Digest: top.Digest}}
+	if o.Name.Digest == "" {
+		rc.names = append(rc.names, o.Name)
+	}
+	err = r.withLayers(rc, func(nodes []string) error {
+		err := p.layers(ctx, rc, mf, nodes)
+		if errors.Is(err, blob.ErrNoSpace) {
+			err = errors.Join(err, r.update(func(g graph.Graph) error { return endLease(g, leasePrefix+rc.img.ID.String()) }))
+		}
+		if err != nil {
+			return err
+		}
+		return r.recordPulled(rc, nodes, m, mf)
+	})
+	return out, err
+}
+
+// withLayers keeps an image's layers from being collected meanwhile.
+func (r *Repo) withLayers(rc recipe, do func(nodes []string) error) (err error) {
+	var nodes []string
+	for _, c := range image.ChainIDs(rc.img.RootFS) {
+		nodes = append(nodes, layerPrefix+c.String())
+	}
+	r.pin(nodes)
+	defer func() { err = errors.Join(err, r.unpin(nodes)) }()
+	return do(nodes)
+}
+
+func (r *Repo) means(n image.Name, id digest.Digest) bool {
+	img, err := r.Get(n.String())
+	return err == nil && img.ID == id && img.Damage == ""
+}
+
+// pull is one pull of one image.
+type pull struct {
+	r  *Repo
+	s  *registry.Session
+	o  PullOptions
+	mu sync.Mutex // held while telling
+
+	freed bool // the disk was full, and there was something to remove
+}
+
+func (p *pull) tell(d digest.Digest, status string, current, total int64) {
+	if p.o.Tell == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.o.Tell(Event{ID: short(d), Status: status, Current: current, Total: total})
+}
+
+// resolve fetches what the name means, and from it the manifest for the
+// platform.
+func (p *pull) resolve(ctx context.Context) (top, m registry.Manifest, err error) {
+	ref := registry.Reference(p.o.Name)
+	if top, err = p.s.Manifest(ctx, ref); err != nil {
+		return top, m, err
+	}
+	m = top
+	if p.o.Tell != nil {
+		p.o.Tell(Event{ID: ref, Status: "Pulling from " + registry.Split(p.o.Name.Repo).Path})
+	}
+	for depth := 0; m.IsIndex(); depth++ {
+		if depth == maxIndexes {
+			return top, m, fmt.Errorf("%w: more than %d indexes within another", image.ErrInvalid, maxIndexes)
+		}
+		list, err := image.ParseIndex(m.Raw)
+		if err != nil {
+			return top, m, err
+		}
+		d, ok := image.Choose(list, p.o.Platform)
+		if !ok {
+			return top, m, fmt.Errorf("%w for %s in the manifest list entries", ErrPlatform, platform(p.o.Platform))
+		}
+		if m, err = p.s.Manifest(ctx, d.Digest.String()); err != nil {
+			return top, m, err
+		}
+	}
+	return top, m, nil
+}
+
+func platform(p image.Platform) string {
+	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+}
+
+// recipe reads the manifest and the configuration.
+func (p *pull) recipe(ctx context.Context, m registry.Manifest) (recipe, image.Manifest, error) {
+	mf, err := image.ParseManifest(m.Raw)
+	if err != nil {
+		return recipe{}, mf, err
+	}
+	var layers []layerSource
+	for i, l := range mf.Layers {
+		if err := checkLayerType(l); err != nil {
+			return recipe{}, mf, fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		layers = append(layers, layerSource{name: l.Digest.String(), digest: l.Digest, size: l.Size})
+	}
+	raw, err := p.config(ctx, mf.Config)
+	if err != nil {
+		return recipe{}, mf, fmt.Errorf("configuration: %w", err)
+	}
+	rc, err := newRecipe(raw, layers)
+	if err != nil {
+		return rc, mf, err
+	}
+	if have := (&ocispec.Platform{OS: rc.img.OS, Architecture: rc.img.Architecture, Variant: rc.img.Variant}); p.o.Asked {
+		if _, ok := image.Choose([]ocispec.Descriptor{{Platform: have}}, p.o.Platform); !ok {
+			return rc, mf, fmt.Errorf("%w: its platform is %s/%s, asked for was %s", ErrPlatform, have.OS, have.Architecture, platform(p.o.Platform))
+		}
+	}
+	return rc, mf, nil
+}
+
+// config fetches a configuration, unless the image is here.
+func (p *pull) config(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	if img, err := p.r.Get(d.Digest.String()); err == nil {
+		return img.RawConfig, nil
+	}
+	body := p.s.Blob(ctx, d, 0)
+	defer body.Close()
+	return blob.ReadSmall(body, d.Digest, d.Size, image.MaxJSON)
+}
+
+// checkLayerType refuses what is not a layer, and layers that lie elsewhere:
+// whoever wrote the manifest would choose where the machine connects to.
+func checkLayerType(d ocispec.Descriptor) error {
+	t := d.MediaType
+	switch {
+	case strings.Contains(t, "foreign") || strings.Contains(t, "nondistributable"):
+		return fmt.Errorf("%w: a foreign layer, which lies outside of the registry", registry.ErrUnsupported)
+	case t == "", strings.HasPrefix(t, "application/vnd.docker.image.rootfs.diff.tar"), strings.HasPrefix(t, "application/vnd.oci.image.layer.v1.tar"):
+		return nil
+	}
+	return fmt.Errorf("%w: media type %q is no layer of an image", registry.ErrUnsupported, t)
+}
+
+// layers brings what is missing, the lowest first.
+func (p *pull) layers(ctx context.Context, rc recipe, mf image.Manifest, nodes []string) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	src := &remoteSource{p: p, ctx: ctx, fetches: make([]*fetch, len(nodes)), told: make([]chan struct{}, len(nodes))}
+	need, total := make([]bool, len(nodes)), int64(0)
+	for i, n := range nodes {
+		have, err := p.r.haveLayer(n)
+		if err != nil {
+			return err
+		}
+		if have {
+			if err := p.r.fetches.forget(mf.Layers[i].Digest); err != nil {
+				return err
+			}
+		}
+		if need[i] = !have; need[i] {
+			p.tell(mf.Layers[i].Digest, "Pulling fs layer", 0, 0)
+			total += mf.Layers[i].Size
+		}
+	}
+	// What it unpacks to is hardly ever smaller.
+	if err := p.r.room(total); err != nil {
+		return err
+	}
+	err := src.begin(mf.Layers, need)
+	for i := range nodes {
+		if err != nil {
+			break
+		}
+		if err = p.layer(ctx, src, rc, nodes[:i+1], mf.Layers[i]); err != nil {
+			err = fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), mf.Layers[i].Digest, err)
+		}
+	}
+	stop()
+	return errors.Join(err, src.end(errors.Is(err, blob.ErrNoSpace)))
+}
+
+// layer makes one layer present. One that is unpacked from what an earlier
+// process left is tried again from nothing: a power cut may have spoiled it.
+// So is one for which the disk was full until what no image has was removed.
+func (p *pull) layer(ctx context.Context, src *remoteSource, rc recipe, nodes []string, d ocispec.Descriptor) error {
+	i := len(nodes) - 1
+	job := layerJob{lease: leasePrefix + rc.img.ID.String(), nodes: nodes, from: rc.layers[i], diffID: rc.img.RootFS[i], of: len(rc.layers), progress: func(pr Progress) {
+		switch pr.Status {
+		case Present:
+			p.tell(d.Digest, "Already exists", 0, 0)
+		case Unpacking:
+			p.tell(d.Digest, "Extracting", pr.Current, pr.Total)
+		case Done:
+			if told := src.told[i]; told != nil {
+				<-told // the download has ended, so this comes
+			}
+			p.tell(d.Digest, "Pull complete", 0, 0)
+		}
+	}}
+	src.at = i
+	_, err := p.r.ensureLayer(ctx, src, job)
+	f := src.fetches[i]
+	full := errors.Is(err, blob.ErrNoSpace)
+	if f == nil || err != nil && (ctx.Err() != nil || f.failed() && !full) {
+		return err // what came of the blob may be gone on with
+	}
+	src.fetches[i] = nil
+	if rerr := f.release(true); rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	if full && !p.freed {
+		p.freed = p.r.freed()
+	}
+	if err == nil || full && !p.freed || !full && f.resumed == 0 {
+		return err
+	}
+	_, err = p.r.ensureLayer(ctx, src, job)
+	return err
+}
+
+// remoteSource is a registry as a source of layers.
+type remoteSource struct {
+	p       *pull
+	ctx     context.Context
+	at      int             // the layer that is being made
+	fetches []*fetch        // by layer; nil for one that is here
+	told    []chan struct{} // by layer; closed when all is told of its download
+	all     []ocispec.Descriptor
+	watch   sync.WaitGroup
+}
+
+// begin starts all downloads; as many as there are slots run.
+func (s *remoteSource) begin(list []ocispec.Descriptor, need []bool) error {
+	s.all = list
+	for i := range list {
+		if need[i] {
+			if err := s.fetch(i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *remoteSource) fetch(i int) error {
+	f, err := s.p.r.fetches.get(s.ctx, s.all[i], s.p.s.Blob)
+	if err != nil {
+		return err
+	}
+	told := make(chan struct{})
+	s.fetches[i], s.told[i] = f, told
+	s.watch.Go(func() {
+		defer close(told)
+		s.p.follow(s.ctx, f)
+	})
+	return nil
+}
+
+// open implements source.
+func (s *remoteSource) open(string) (io.ReadCloser, int64, error) {
+	if s.fetches[s.at] == nil {
+		if err := s.fetch(s.at); err != nil {
+			return nil, 0, err
+		}
+	}
+	f := s.fetches[s.at]
+	return f.reader(s.ctx), f.desc.Size, nil
+}
+
+func (s *remoteSource) has(string) bool { return true }
+func (s *remoteSource) close() error    { return nil }
+
+// end lets go of all downloads.
+func (s *remoteSource) end(spent bool) (err error) {
+	s.watch.Wait()
+	for _, f := range s.fetches {
+		if f != nil {
+			err = errors.Join(err, f.release(spent))
+		}
+	}
+	return err
+}
+
+// follow tells how far a download is, at most ten times a second.
+func (p *pull) follow(ctx context.Context, f *fetch) {
+	d, waited := f.desc, false
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st := f.state()
+		switch {
+		case st.err != nil || ctx.Err() != nil:
+			return
+		case st.have == d.Size:
+			p.tell(d.Digest, "Download complete", 0, 0)
+			return
+		case st.started && st.have > 0:
+			p.tell(d.Digest, "Downloading", st.have, d.Size)
+		case !st.started && !waited:
+			p.tell(d.Digest, "Waiting", 0, 0)
+			waited = true
+		}
+		select {
+		case <-tick.C:
+		case <-f.done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// recordPulled writes all that a pull brought, in one transaction.
+func (r *Repo) recordPulled(rc recipe, nodes []string, m registry.Manifest, mf image.Manifest) error {
+	node, lease := imagePrefix+rc.img.ID.String(), leasePrefix+rc.img.ID.String()
+	leased := false
+	if err := r.view(func(g graph.Graph) error { leased = g.Has(lease); return nil }); err != nil {
+		return err
+	}
+	if old, ok, err := r.original(rc.img.ID); err == nil && ok && old.Digest == m.Digest && !leased && r.recorded(rc, node) {
+		return nil // flash wears out
+	}
+	return r.o.DB.Update(func(tx *bbolt.Tx) error {
+		g, err := graph.Open(tx, graphName)
+		if err != nil {
+			return err
+		}
+		if err := putImage(g, rc, nodes); err != nil {
+			return err
+		}
+		if err := endLease(g, lease); err != nil {
+			return err
+		}
+		for i, l := range mf.Layers {
+			if err := learn(tx, rc.img.RootFS[i], Packed{Digest: l.Digest, Size: l.Size, Type: l.MediaType, Repo: rc.names[0].Repo}); err != nil {
+				return err
+			}
+		}
+		return putJSON(tx, manifestsBucket, rc.img.ID.String(), Original{Type: m.Type, Digest: m.Digest, Raw: m.Raw})
+	})
+}

@@ -1,0 +1,300 @@
+package repo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.etcd.io/bbolt"
+
+	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/registry"
+)
+
+// parallelUploads bounds the processor time and memory of packing.
+const parallelUploads = 2
+
+// uploadTries is how often a layer's upload is begun.
+const uploadTries = 4
+
+// Pushed is what a push ended with.
+type Pushed struct {
+	Digest digest.Digest // of the manifest
+	Size   int           // of the manifest, in bytes
+}
+
+// Push sends an image to a registry under one of its names.
+//
+// A layer is sent only if the repository there has none of the blobs that are
+// known to be this layer, and no other repository of the same registry where
+// one was seen gives it. It is packed and hashed while it is sent, without
+// touching the disk. If the blobs that are then there are those of the
+// manifest that the image came with, that manifest is sent, byte for byte;
+// otherwise one of Docker's schema 2 is made, the same bytes every time. What
+// was learned of the blobs, and the name with the digest, are recorded in one
+// transaction.
+func (r *Repo) Push(ctx context.Context, s *registry.Session, n image.Name, tell func(Event)) (Pushed, error) {
+	img, err := r.Get(n.String())
+	if err != nil {
+		return Pushed{}, err
+	}
+	p := &push{r: r, s: s, name: n, img: img, chains: image.ChainIDs(img.RootFS), told: tell}
+	var out Pushed
+	err = r.withLayers(recipe{img: img}, func([]string) error {
+		out, err = p.run(ctx)
+		return err
+	})
+	return out, err
+}
+
+// push is one push of one image.
+type push struct {
+	r      *Repo
+	s      *registry.Session
+	name   image.Name
+	img    image.Image
+	chains []digest.Digest
+	first  Original // the manifest it came with; no digest if there is none
+	mu     sync.Mutex
+	told   func(Event)
+}
+
+func (p *push) tell(i int, status string, current, total int64) {
+	if p.told == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told(Event{ID: short(p.img.RootFS[i]), Status: status, Current: current, Total: total})
+}
+
+func (p *push) run(ctx context.Context) (Pushed, error) {
+	var err error
+	if p.first, _, err = p.r.original(p.img.ID); err != nil {
+		return Pushed{}, err
+	}
+	layers, err := p.layers(ctx)
+	if err != nil {
+		return Pushed{}, err
+	}
+	if err := p.config(ctx); err != nil {
+		return Pushed{}, err
+	}
+	m, err := p.manifest(layers)
+	if err != nil {
+		return Pushed{}, err
+	}
+	if err := p.s.PutManifest(ctx, p.name.Tag, registry.Manifest(m)); err != nil {
+		return Pushed{}, err
+	}
+	return Pushed{Digest: m.Digest, Size: len(m.Raw)}, p.record(m, layers)
+}
+
+// layers sees to it that the registry has all of them.
+func (p *push) layers(ctx context.Context) ([]Packed, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	out := make([]Packed, len(p.chains))
+	slots := make(chan struct{}, parallelUploads)
+	same := map[digest.Digest]int{} // first layer with this diff id: some images have one twice
+	var all sync.WaitGroup
+	for i := range p.chains {
+		p.tell(i, "Preparing", 0, 0)
+		if _, twice := same[p.img.RootFS[i]]; !twice {
+			same[p.img.RootFS[i]] = i
+		}
+	}
+	for i := range p.chains {
+		if same[p.img.RootFS[i]] != i {
+			continue
+		}
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			var err error
+			if out[i], err = p.layer(ctx, i); err != nil {
+				stop(fmt.Errorf("layer %d of %d: %w", i+1, len(p.chains), err))
+			}
+		})
+	}
+	all.Wait()
+	for i, d := range p.img.RootFS {
+		out[i] = out[same[d]]
+	}
+	return out, context.Cause(ctx)
+}
+
+// layer finds a layer in the registry, or sends it.
+func (p *push) layer(ctx context.Context, i int) (Packed, error) {
+	known, err := p.candidates(i)
+	if err != nil {
+		return Packed{}, err
+	}
+	for _, k := range known {
+		_, ok, err := p.s.HasBlob(ctx, k.Digest)
+		if err != nil {
+			return k, err
+		}
+		if ok {
+			p.tell(i, "Layer already exists", 0, 0)
+			return k, nil
+		}
+	}
+	for _, k := range known {
+		from := registry.Split(k.Repo)
+		if k.Repo == "" || k.Repo == p.name.Repo || from.Host != p.s.Host() {
+			continue
+		}
+		ok, err := p.s.Mount(ctx, k.Digest, from.Path)
+		if err != nil {
+			return k, err
+		}
+		if ok {
+			p.tell(i, "Mounted from "+from.Path, 0, 0)
+			return k, nil
+		}
+	}
+	return p.send(ctx, i)
+}
+
+// candidates are the blobs that a layer may be, those of the manifest that
+// the image came with first.
+func (p *push) candidates(i int) ([]Packed, error) {
+	known, err := p.r.known(p.img.RootFS[i])
+	if err != nil || p.first.Digest == "" {
+		return known, err
+	}
+	m, err := image.ParseManifest(p.first.Raw)
+	if err != nil || len(m.Layers) != len(p.chains) {
+		return known, err
+	}
+	want := m.Layers[i].Digest
+	slices.SortStableFunc(known, func(a, b Packed) int {
+		switch {
+		case a.Digest == want && b.Digest != want:
+			return -1
+		case a.Digest != want && b.Digest == want:
+			return 1
+		}
+		return 0
+	})
+	return known, nil
+}
+
+// send packs and uploads a layer, from its beginning again if the registry or
+// the network fails.
+func (p *push) send(ctx context.Context, i int) (Packed, error) {
+	for try := 1; ; try++ {
+		var made Packed
+		err := p.s.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
+			var err error
+			made, err = p.r.Pack(&meter{w: w, p: p, i: i}, p.chains[i])
+			return made.Digest, err
+		})
+		if err == nil {
+			p.tell(i, "Pushed", 0, 0)
+			return made, nil
+		}
+		if try == uploadTries || !registry.Passing(err) || ctx.Err() != nil || errors.Is(err, ErrDamaged) {
+			return made, err
+		}
+		p.tell(i, "Retrying", 0, 0)
+		if err := p.s.Pause(ctx, try); err != nil {
+			return made, err
+		}
+	}
+}
+
+// meter tells how much was sent, at most ten times a second.
+type meter struct {
+	w    io.Writer
+	p    *push
+	i    int
+	n    int64
+	last time.Time
+}
+
+func (s *meter) Write(b []byte) (int, error) {
+	n, err := s.w.Write(b)
+	s.n += int64(n)
+	if now := time.Now(); now.Sub(s.last) > 100*time.Millisecond {
+		s.last = now
+		s.p.tell(s.i, "Pushing", s.n, 0)
+	}
+	return n, err
+}
+
+func (p *push) config(ctx context.Context) error {
+	_, ok, err := p.s.HasBlob(ctx, p.img.ID)
+	if err != nil || ok {
+		return err
+	}
+	return p.s.UploadSmall(ctx, p.img.RawConfig)
+}
+
+// manifest is the one that the image came with, if that fits, else one of
+// schema 2.
+func (p *push) manifest(layers []Packed) (Original, error) {
+	return chooseManifest(p.img, p.first, layers)
+}
+
+func chooseManifest(img image.Image, first Original, layers []Packed) (Original, error) {
+	if m, err := image.ParseManifest(first.Raw); err == nil && m.Config.Digest == img.ID && len(m.Layers) == len(layers) {
+		same := true
+		for i, l := range m.Layers {
+			same = same && l.Digest == layers[i].Digest
+		}
+		if same {
+			return first, nil
+		}
+	}
+	return manifestOf(img, layers)
+}
+
+// dockerType is the media type of a layer in a manifest of Docker's.
+func dockerType(t string) string {
+	switch {
+	case strings.HasSuffix(t, "zstd"):
+		return "application/vnd.docker.image.rootfs.diff.tar.zstd"
+	case strings.HasSuffix(t, "gzip") || t == "":
+		return typePacked
+	}
+	return "application/vnd.docker.image.rootfs.diff.tar"
+}
+
+func marshal(v any) ([]byte, error) { return json.MarshalIndent(v, "", "   ") }
+
+// record remembers what was pushed.
+func (p *push) record(m Original, layers []Packed) error {
+	node := imagePrefix + p.img.ID.String()
+	by := image.Name{Repo: p.name.Repo, Digest: m.Digest}
+	return p.r.o.DB.Update(func(tx *bbolt.Tx) error {
+		g, err := graph.Open(tx, graphName)
+		if err != nil {
+			return err
+		}
+		if g.Has(node) {
+			if err := setName(g, by, node); err != nil {
+				return err
+			}
+		}
+		for i, l := range layers {
+			l.Repo = p.name.Repo
+			if err := learn(tx, p.img.RootFS[i], l); err != nil {
+				return err
+			}
+		}
+		if p.first.Digest == m.Digest {
+			return nil
+		}
+		return putJSON(tx, manifestsBucket, p.img.ID.String(), m)
+	})
+}

@@ -1,0 +1,278 @@
+package repo
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"runtime"
+	"sort"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/driver/packed"
+	"github.com/coble-os/coble/layers/image"
+)
+
+// recipe is one image as its source describes it: all that has to be known
+// before a layer is touched.
+type recipe struct {
+	img    image.Image
+	names  []image.Name
+	layers []layerSource // lowest first; as many as img.RootFS
+}
+
+// layerSource says where a layer's blob is and what it must be.
+type layerSource struct {
+	name   string        // in the source
+	digest digest.Digest // of the blob; empty if not announced
+	size   int64         // of the blob; -1 if not announced
+	format packed.Format // "" for an archive
+}
+
+// recipes reads what images a source has.
+func recipes(s source) ([]recipe, error) {
+	switch {
+	case s.has("manifest.json"):
+		return dockerRecipes(s)
+	case s.has("index.json"):
+		return ociRecipes(s)
+	case s.has("repositories"):
+		return nil, fmt.Errorf("%w: an archive of Docker before 1.10, without manifest.json", image.ErrInvalid)
+	}
+	return nil, fmt.Errorf("%w: neither a docker-archive (no manifest.json) nor an OCI layout (no index.json)", image.ErrInvalid)
+}
+
+func dockerRecipes(s source) ([]recipe, error) {
+	raw, err := small(s, "manifest.json")
+	if err != nil {
+		return nil, err
+	}
+	list, err := image.ParseArchive(raw)
+	if err != nil {
+		return nil, err
+	}
+	var out []recipe
+	for _, a := range list {
+		rc, err := dockerRecipe(s, a)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rc)
+	}
+	return out, nil
+}
+
+func dockerRecipe(s source, a image.Archived) (recipe, error) {
+	raw, err := small(s, a.Config)
+	if err != nil {
+		return recipe{}, fmt.Errorf("configuration: %w", err)
+	}
+	if want := digestInName(a.Config); want != "" && digest.FromBytes(raw) != want {
+		return recipe{}, fmt.Errorf("configuration %s: %w", a.Config, blob.ErrDigest)
+	}
+	var layers []layerSource
+	for _, l := range a.Layers {
+		ls := layerSource{name: l, size: -1}
+		if strings.HasPrefix(l, "blobs/sha256/") {
+			ls.digest = digestInName(l)
+		}
+		layers = append(layers, ls)
+	}
+	rc, err := newRecipe(raw, layers)
+	if err != nil {
+		return rc, err
+	}
+	for _, t := range a.RepoTags {
+		n, err := image.ParseName(t)
+		if err != nil {
+			return rc, err
+		}
+		rc.names = append(rc.names, n)
+	}
+	return rc, nil
+}
+
+// digestInName finds the digest in names such as blobs/sha256/HEX and
+// HEX.json; empty if there is none.
+func digestInName(name string) digest.Digest {
+	hex := strings.TrimSuffix(path.Base(name), ".json")
+	d := digest.NewDigestFromEncoded(digest.SHA256, hex)
+	if image.CheckDigest(d) != nil {
+		return ""
+	}
+	return d
+}
+
+func newRecipe(config []byte, layers []layerSource) (recipe, error) {
+	img, err := image.ParseConfig(config)
+	if err != nil {
+		return recipe{}, err
+	}
+	if len(img.RootFS) != len(layers) {
+		return recipe{}, fmt.Errorf("%w: manifest has %d layers, configuration has %d", image.ErrInvalid, len(layers), len(img.RootFS))
+	}
+	for i, l := range layers {
+		if l.format != "" && l.digest != img.RootFS[i] {
+			return recipe{}, fmt.Errorf("%w: layer %d is a %s, and its diff id is not the digest of the file", image.ErrInvalid, i+1, l.format)
+		}
+	}
+	return recipe{img: img, layers: layers}, nil
+}
+
+// maxIndexes is how deep an index may point at an index.
+const maxIndexes = 3
+
+func ociRecipes(s source) ([]recipe, error) {
+	raw, err := small(s, "index.json")
+	if err != nil {
+		return nil, err
+	}
+	list, err := image.ParseIndex(raw)
+	if err != nil {
+		return nil, err
+	}
+	var out []recipe
+	for _, g := range byName(list) {
+		d, err := choose(g.list)
+		if err != nil {
+			return nil, err
+		}
+		rc, err := ociRecipe(s, d, maxIndexes)
+		if err != nil {
+			return nil, err
+		}
+		if g.name.Repo != "" {
+			rc.names = append(rc.names, g.name)
+		}
+		out = append(out, rc)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: index.json names no image", image.ErrInvalid)
+	}
+	return out, nil
+}
+
+type named struct {
+	ref  string
+	name image.Name
+	list []ocispec.Descriptor
+}
+
+// byName groups an index's entries by the name they are given: the images of
+// several platforms may share one.
+func byName(list []ocispec.Descriptor) []named {
+	groups := map[string]*named{}
+	for _, d := range list {
+		ref := d.Annotations["io.containerd.image.name"]
+		if ref == "" {
+			ref = d.Annotations[ocispec.AnnotationRefName]
+		}
+		g := groups[ref]
+		if g == nil {
+			g = &named{ref: ref}
+			// A bare tag names no repository: the image stays unnamed.
+			if n, err := image.ParseName(ref); err == nil && strings.ContainsAny(ref, ":/") && n.Digest == "" {
+				g.name = n
+			}
+			groups[ref] = g
+		}
+		g.list = append(g.list, d)
+	}
+	out := make([]named, 0, len(groups))
+	for _, g := range groups {
+		out = append(out, *g)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ref < out[j].ref })
+	return out
+}
+
+// Here is this machine, as images are chosen for it.
+func Here() image.Platform {
+	var u unix.Utsname
+	_ = unix.Uname(&u) // can't fail with a valid address (uname(2))
+	return image.Here(runtime.GOARCH, unix.ByteSliceToString(u.Machine[:]))
+}
+
+func choose(list []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	here := Here()
+	d, ok := image.Choose(list, here)
+	if !ok {
+		return d, fmt.Errorf("%w: no image for linux/%s among %d", image.ErrInvalid, strings.TrimSuffix(here.Architecture+"/"+here.Variant, "/"), len(list))
+	}
+	return d, nil
+}
+
+func ociRecipe(s source, d ocispec.Descriptor, depth int) (recipe, error) {
+	raw, err := readDescribed(s, d)
+	if err != nil {
+		return recipe{}, fmt.Errorf("manifest: %w", err)
+	}
+	if !image.IsIndex(d) {
+		return manifestRecipe(s, raw)
+	}
+	if depth == 0 {
+		return recipe{}, fmt.Errorf("%w: more than %d indexes within another", image.ErrInvalid, maxIndexes)
+	}
+	list, err := image.ParseIndex(raw)
+	if err != nil {
+		return recipe{}, err
+	}
+	next, err := choose(list)
+	if err != nil {
+		return recipe{}, err
+	}
+	return ociRecipe(s, next, depth-1)
+}
+
+func manifestRecipe(s source, raw []byte) (recipe, error) {
+	m, err := image.ParseManifest(raw)
+	if err != nil {
+		return recipe{}, err
+	}
+	config, err := readDescribed(s, m.Config)
+	if err != nil {
+		return recipe{}, fmt.Errorf("configuration: %w", err)
+	}
+	var layers []layerSource
+	for _, l := range m.Layers {
+		layers = append(layers, layerSource{name: image.BlobPath(l.Digest), digest: l.Digest, size: l.Size, format: packed.ByMedia(l.MediaType)})
+	}
+	return newRecipe(config, layers)
+}
+
+// readDescribed reads a small blob and checks it against its descriptor.
+func readDescribed(s source, d ocispec.Descriptor) ([]byte, error) {
+	rc, _, err := s.open(image.BlobPath(d.Digest))
+	if err != nil {
+		return nil, err
+	}
+	defer rc.Close()
+	raw, err := blob.ReadSmall(rc, d.Digest, d.Size, image.MaxJSON)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Digest, err)
+	}
+	return raw, nil
+}
+
+// rename gives the recipes' one image another name.
+func rename(rs []recipe, name string) error {
+	if name == "" {
+		return nil
+	}
+	n, err := image.ParseName(name)
+	if err != nil {
+		return err
+	}
+	if len(rs) != 1 {
+		return fmt.Errorf("%w: the archive has %d images, only one could be named %s", image.ErrInvalid, len(rs), name)
+	}
+	if n.Digest != "" {
+		return errors.New("name an image: a digest can't be given")
+	}
+	rs[0].names = []image.Name{n}
+	return nil
+}

@@ -1,0 +1,268 @@
+// Package repo is the repository: it knows which names mean which image,
+// which layers an image is made of and which containers stand on them, loads
+// images from archives, and removes what nobody uses any more.
+//
+// What may change lies in the engine's bbolt store, as a graph (package
+// graph) in the buckets layers/nodes, layers/out and layers/in:
+//
+//	name:docker.io/library/busybox:latest --names--> image:sha256:…
+//	image:sha256:…   --top--> layer:sha256:… (a chain id) --parent--> layer:…
+//	rw:KEY           --from--> image:…, --over--> layer:…
+//	path:/web        --is--> container:ID --writes--> rw:ID
+//
+// Unpacked layers lie in the driver's folder below Options.Root. A layer's
+// node is written after the driver has made the layer durable, and deleted
+// before the driver removes it. So at any cut the disk has at least what the
+// store names; Open removes the rest. Beside each folder there is a record of
+// the stream that it came from (package record), so that it goes out again
+// byte for byte.
+//
+// The repository never mounts, runs nothing, and talks to no network but
+// through the sessions of package registry that Pull and Push are handed.
+package repo
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/layers/graph"
+)
+
+// Errors.
+var (
+	ErrNotFound  = errors.New("no such image")
+	ErrAmbiguous = errors.New("more than one image has this prefix")
+	ErrInUse     = errors.New("image is in use")
+	ErrDamaged   = errors.New("image is damaged")
+	ErrNoLayer   = errors.New("no such writable layer")
+	ErrExists    = errors.New("writable layer exists")
+)
+
+// Options of Open.
+type Options struct {
+	Root   string    // made if missing; layers, and spools while loading
+	DB     *bbolt.DB // the engine's store; stays the caller's
+	Driver string    // overlay, btrfs, vfs; empty for the best that works here
+
+	// Limits of one layer's archive. Zero values mean archive's defaults.
+	Limits archive.Limits
+}
+
+// Repo is the repository. Its methods may be called from any goroutine.
+type Repo struct {
+	o       Options
+	drv     driver.Driver
+	reason  string // why drv
+	fetches *fetches
+	packing sync.Mutex // held while layers are packed to learn their digests
+
+	// mu is held for writing while layers or tops appear or vanish, so that
+	// disk and store agree for whoever holds it.
+	mu      sync.Mutex
+	next    int64                    // number of the next folder; guarded by mu
+	missing map[string]string        // chain ids of layers that are not on disk; guarded by mu
+	making  map[string]chan struct{} // layers being unpacked, closed at their end; guarded by mu
+	pins    map[string]int           // layers that must stay, by how many want it; guarded by mu
+	used    map[string]time.Time     // last uses of images since Open; guarded by mu
+}
+
+const graphName = "layers"
+
+// Open opens the repository and removes what earlier crashes left half-made.
+// Layers that are named in the store but gone from disk are remembered as
+// damage of their images (see Problems); they do not stop it.
+func Open(o Options) (_ *Repo, err error) {
+	if err := os.MkdirAll(o.Root, 0o710); err != nil {
+		return nil, fmt.Errorf("make repository folder: %w", err)
+	}
+	if err := os.Chmod(o.Root, 0o710); err != nil {
+		return nil, fmt.Errorf("protect repository folder: %w", err)
+	}
+	r := &Repo{o: o, missing: map[string]string{}, making: map[string]chan struct{}{}, pins: map[string]int{}, used: map[string]time.Time{}}
+	if err := r.freshTemp(); err != nil {
+		return nil, err
+	}
+	if err := r.makeMeta(); err != nil {
+		return nil, err
+	}
+	if err := r.chooseDriver(); err != nil {
+		return nil, err
+	}
+	if r.fetches, err = openFetches(o.Root); err != nil {
+		return nil, err
+	}
+	if err := r.sweep(); err != nil {
+		return nil, err
+	}
+	if err := orFull(r.dropLeases(partialAge)); err != nil {
+		return nil, err
+	}
+	// Layers of a load that was cut short, which no image has got.
+	_, err = r.collect()
+	return r, errors.Join(err, orFull(r.forget()))
+}
+
+// orFull lets what can wait for the next start wait while the disk is full.
+func orFull(err error) error {
+	if errors.Is(blob.NoSpace(err), blob.ErrNoSpace) {
+		return nil
+	}
+	return err
+}
+
+// Problem is damage that was found.
+type Problem struct {
+	Image string // a name, or the id of an image without one
+	What  string // what is wrong, and what to do about it
+}
+
+// Problems lists the images that can't be used, because layers of theirs are
+// gone from disk. Loading the image again repairs it.
+func (r *Repo) Problems() ([]Problem, error) {
+	images, err := r.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []Problem
+	for _, img := range images {
+		if img.Damage == "" {
+			continue
+		}
+		name := img.ID.String()
+		if len(img.RepoTags) > 0 {
+			name = img.RepoTags[0]
+		}
+		out = append(out, Problem{Image: name, What: img.Damage})
+	}
+	return out, nil
+}
+
+func (r *Repo) temp() string { return filepath.Join(r.o.Root, "tmp") }
+
+// freshTemp empties the folder for spools. It is not made anew: on a full
+// disk somebody else may take its block meanwhile.
+func (r *Repo) freshTemp() error {
+	if err := os.Mkdir(r.temp(), 0o700); err != nil && !os.IsExist(err) {
+		return fmt.Errorf("make spool folder: %w", err)
+	}
+	entries, err := os.ReadDir(r.temp())
+	for _, e := range entries {
+		if err == nil {
+			err = os.RemoveAll(filepath.Join(r.temp(), e.Name()))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove old spools: %w", err)
+	}
+	return nil
+}
+
+// sweep makes the disk follow the store.
+func (r *Repo) sweep() error {
+	if err := r.drv.Sweep(); err != nil {
+		return err
+	}
+	layers, tops, err := r.drv.List()
+	if err != nil {
+		return err
+	}
+	onDisk := map[string]bool{}
+	for _, id := range layers {
+		onDisk[id] = true
+	}
+	var wantLayers, wantTops, wantRecords map[string]bool
+	err = r.o.DB.View(func(tx *bbolt.Tx) error {
+		g, err := graph.Open(tx, graphName)
+		if err != nil {
+			return err
+		}
+		wantLayers, wantTops, wantRecords, err = r.named(g, onDisk)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.sweepRecords(wantRecords); err != nil {
+		return err
+	}
+	if err := r.dropUnnamed(layers, wantLayers, r.drv.Remove); err != nil {
+		return err
+	}
+	return r.dropUnnamed(tops, wantTops, r.drv.RemoveTop)
+}
+
+// named collects the folders that the store names, and notes layers whose
+// folder is gone.
+func (r *Repo) named(g graph.Graph, onDisk map[string]bool) (layers, tops, records map[string]bool, err error) {
+	layers, tops, records = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, n := range g.Names(layerPrefix) {
+		var l layerNode
+		if err := load(g, n, &l); err != nil {
+			return nil, nil, nil, err
+		}
+		r.seen(l.Folder) // also of another driver: numbers are never shared
+		records[l.Folder] = true
+		if l.Driver != r.drv.Name() {
+			r.missing[n] = fmt.Sprintf("it was unpacked by driver %s, and %s is used now", l.Driver, r.drv.Name())
+			continue
+		}
+		layers[l.Folder] = true
+		if !onDisk[l.Folder] {
+			r.missing[n] = fmt.Sprintf("folder %s is gone", l.Folder)
+		} else if !r.drv.Has(l.Folder) {
+			r.missing[n] = fmt.Sprintf("its file %s is gone or has changed", l.Place)
+		}
+	}
+	for _, n := range g.Names(topPrefix) {
+		var t topNode
+		if err := load(g, n, &t); err != nil {
+			return nil, nil, nil, err
+		}
+		r.seen(t.Folder)
+		tops[t.Folder] = true
+	}
+	return layers, tops, records, nil
+}
+
+// dropUnnamed removes folders that the store does not name, and finds the
+// first free number.
+func (r *Repo) dropUnnamed(have []string, want map[string]bool, remove func(string) error) error {
+	for _, id := range have {
+		r.seen(id)
+		if want[id] {
+			continue
+		}
+		if err := driver.CheckID(id); err != nil {
+			return fmt.Errorf("sweep %s: a folder that is not coble's: %w", r.o.Root, err)
+		}
+		if err := remove(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Repo) seen(id string) {
+	if n, err := strconv.ParseInt(id, 36, 64); err == nil && n >= r.next {
+		r.next = n + 1
+	}
+}
+
+// folder hands out a number that no layer and no top has.
+func (r *Repo) folder() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.next
+	r.next++
+	return strconv.FormatInt(n, 36)
+}

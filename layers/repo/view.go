@@ -1,0 +1,135 @@
+package repo
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+
+	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
+)
+
+// GraphNode is a node of the graph, for people.
+type GraphNode struct {
+	Name  string // in the graph: image:sha256:…
+	Kind  string // name, image, layer, rw, container, path
+	Label string
+}
+
+// GraphEdge is an edge of the graph.
+type GraphEdge = graph.Edge
+
+// GraphView is the graph, or the part of it that has to do with one node:
+// all that leads to it, and all that it leads to.
+type GraphView struct {
+	About string // the node that was asked for; empty for all
+	Nodes []GraphNode
+	Edges []GraphEdge
+}
+
+// Graph shows the graph around what is named, or all of it if about is
+// empty. about is a container's name or path, an image's name, the id of
+// either or its beginning, or a node's own name. ErrNotFound if it is none.
+func (r *Repo) Graph(about string) (GraphView, error) {
+	var v GraphView
+	err := r.view(func(g graph.Graph) error {
+		v = GraphView{}
+		names := g.Names("")
+		if about != "" {
+			node, err := findAny(g, about)
+			if err != nil {
+				return err
+			}
+			v.About = node
+			names = around(g, node)
+		}
+		for _, n := range names {
+			node, err := describeNode(g, n)
+			if err != nil {
+				return err
+			}
+			v.Nodes = append(v.Nodes, node)
+			for _, e := range g.Edges(n, "") {
+				if slices.Contains(names, e.To) {
+					v.Edges = append(v.Edges, e)
+				}
+			}
+		}
+		return nil
+	})
+	return v, err
+}
+
+func findAny(g graph.Graph, about string) (string, error) {
+	if g.Has(about) {
+		return about, nil
+	}
+	if to, err := g.Resolve("/" + strings.TrimPrefix(about, "/")); err == nil {
+		return to, nil
+	}
+	if node, _, err := find(g, about); err == nil {
+		return node, nil // of a name, its image: that is what is used
+	}
+	hex, _ := image.IDPrefix(about)
+	for _, prefix := range []string{containerPrefix, layerPrefix + "sha256:", topPrefix} {
+		if found := g.Names(prefix + hex); hex != "" && len(found) == 1 {
+			return found[0], nil
+		}
+	}
+	return "", fmt.Errorf("graph: %w, container or layer: %s", ErrNotFound, about)
+}
+
+// around lists what leads to a node and what it leads to, sorted.
+func around(g graph.Graph, node string) []string {
+	seen := map[string]bool{node: true}
+	walk := func(next func(string) []string) {
+		done := map[string]bool{node: true}
+		for todo := []string{node}; len(todo) > 0; todo = todo[1:] {
+			for _, n := range next(todo[0]) {
+				if !done[n] {
+					done[n], seen[n] = true, true
+					todo = append(todo, n)
+				}
+			}
+		}
+	}
+	walk(func(n string) (out []string) {
+		for _, e := range g.Referrers(n, "") {
+			out = append(out, e.From)
+		}
+		return out
+	})
+	walk(func(n string) (out []string) {
+		for _, e := range g.Edges(n, "") {
+			out = append(out, e.To)
+		}
+		return out
+	})
+	names := make([]string, 0, len(seen))
+	for n := range seen {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func describeNode(g graph.Graph, name string) (GraphNode, error) {
+	kind, rest, _ := strings.Cut(name, ":")
+	hex := strings.TrimPrefix(rest, "sha256:")
+	n := GraphNode{Name: name, Kind: kind, Label: hex[:min(12, len(hex))]}
+	switch kind + ":" {
+	case namePrefix:
+		n.Label = familiar(name)
+	case graph.PathPrefix:
+		n.Label = rest
+	case layerPrefix:
+		var l layerNode
+		if err := load(g, name, &l); err != nil {
+			return n, err
+		}
+		n.Label += " " + units.HumanSize(float64(l.Size))
+	}
+	return n, nil
+}

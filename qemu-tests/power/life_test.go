@@ -1,0 +1,321 @@
+package power
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/layers/registry/registrytest"
+	"github.com/coble-os/coble/layers/registry/server"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/qemu-tests/box"
+	"github.com/coble-os/coble/qemu-tests/cut"
+	"github.com/coble-os/coble/qemu-tests/vm"
+	"github.com/coble-os/coble/rt/store"
+)
+
+// lifeConfig starts nothing: all that happens is what the test asks for.
+const lifeConfig = `
+hostname = "gateway"
+[storage]
+device = "/dev/vda"
+fstype = "%s"
+[uplink.eth0]
+dhcp = true
+[registry]
+insecure = ["10.0.0.0/8"]
+`
+
+// state is what a store must hold.
+type state struct {
+	images     map[string]string // name: which image
+	dangling   int               // images without a name
+	containers string            // names
+	written    string            // what the container has written and synced
+}
+
+// op is one operation, and what the store holds once it has been acknowledged.
+type op struct {
+	command string
+	then    func(*state)
+}
+
+// life is what happens to the store. Commands are acknowledged when they end. registry is one as the machine sees it.
+func life(registry string) []op {
+	name := func(n, is string) func(*state) { return func(s *state) { s.images[n] = is } }
+	return []op{
+		{"coble load -q -i /data/a.tar", name("box:a", "a")},
+		{"coble tag box:a box:x", name("box:x", "a")},
+		{"coble load -q -i /data/b.tar", name("box:b", "b")},
+		{"coble tag box:b box:x", name("box:x", "b")},
+		{"coble create --name cc box:a sleep 1000", func(s *state) { s.containers = "cc" }},
+		{"coble rmi box:x", func(s *state) { delete(s.images, "box:x") }},
+		{"coble rmi box:b", func(s *state) { delete(s.images, "box:b") }},
+		{"coble load -q -i /data/b.tar", name("box:b", "b")},
+		{"coble start cc", func(*state) {}},
+		{"coble exec cc sh -c 'echo one > /new && mv /new /file && busybox sync'", func(s *state) { s.written = "one\n" }},
+		{"coble tag box:b box:y", name("box:y", "b")},
+		{"coble exec cc sh -c 'echo two > /new && mv /new /file && busybox sync'", func(s *state) { s.written = "two\n" }},
+		{"coble commit cc made:1", name("made:1", "made")},
+		{"coble commit -m again cc made:1", func(s *state) { s.dangling = 1 }},
+		{"coble pull -q " + registry + "/c:1", name(registry+"/c:1", "c")},
+		{"coble image prune -f", func(s *state) { s.dangling = 0 }},
+		{"coble rm -f cc", func(s *state) { s.containers, s.written = "", "" }},
+		{"coble rmi -f box:a", func(s *state) { delete(s.images, "box:a") }},
+		{"coble load -q -i /data/a.tar", name("box:a", "a")},
+	}
+}
+
+// states are what the store holds before the first operation, and after each.
+func states(ops []op) []state {
+	s := state{images: map[string]string{}}
+	out := []state{s}
+	for _, o := range ops {
+		s.images = maps.Clone(s.images)
+		o.then(&s)
+		out = append(out, s)
+	}
+	return out
+}
+
+// TestCutsOfALife cuts the power of an appliance at many points of its store's life, clean and torn, on each file system:
+// $COBLE_CUTS, or 100. Each disk must mount; everything in the store must be whole, down to each file; what had been acknowledged
+// must be there, and of the operation under way all or nothing.
+func TestCutsOfALife(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: run as root (it mounts disk images)")
+	}
+	for _, fs := range []struct {
+		name string
+		mib  int
+	}{{"ext4", 64}, {"btrfs", 128}} {
+		t.Run(fs.name, func(t *testing.T) { cutLife(t, fs.name, fs.mib) })
+	}
+}
+
+func cuts(t *testing.T) int {
+	n, err := strconv.Atoi(cmp.Or(os.Getenv("COBLE_CUTS"), "100"))
+	require.NoError(t, err)
+	return n / 2
+}
+
+func cutLife(t *testing.T, fs string, mib int) {
+	dir, data := t.TempDir(), t.TempDir()
+	ids := map[string]string{} // of images: which one
+	for _, n := range []string{"a", "b"} {
+		file := filepath.Join(data, n+".tar")
+		require.NoError(t, box.WriteWith(t.Context(), "amd64", file, "box:"+n, map[string][]byte{"data/only-" + n: []byte(strings.Repeat(n, 100_000))}))
+		ids[imageID(t, file)] = n
+	}
+	require.NoError(t, os.WriteFile(dir+"/log", nil, 0o600))
+	a := vm.NewAppliance(t, vm.ApplianceOptions{
+		Kernel: vm.FetchKernelT(t, "amd64", "6.1"), TOML: fmt.Sprintf(lifeConfig, fs), Btrfs: fs == "btrfs", Modules: []string{fs},
+		DataDir: data, DataMiB: mib, WriteLog: dir + "/log", Shell: true,
+	})
+	base := dir + "/base"
+	require.NoError(t, copyFile(a.Data, base))
+	host := registrytest.New(t, server.Access{}, nil)
+	config, layers := pulled()
+	host.Put(t, "c", "1", "application/vnd.oci.image.layer.v1.tar", config, layers...)
+	ids[digest.FromBytes(config).String()] = "c"
+	_, port, _ := strings.Cut(host.Host(), ":")
+	ops := life("10.0.2.2:" + port)
+	acked := live(t, a, dir+"/log", ops)
+	l, err := cut.Open(dir + "/log")
+	require.NoError(t, err)
+	defer l.Close()
+	t.Logf("%d requests; the operations were acknowledged at %v", len(l.Entries), acked)
+
+	want := states(ops)
+	for i, of := 0, cuts(t); i < of; i++ {
+		n := len(l.Entries) * (i + 1) / of
+		done := 0
+		for done < len(acked) && acked[done] <= n {
+			done++
+		}
+		allowed := want[done:min(done+2, len(want))]
+		for _, torn := range []bool{false, true} {
+			out, what := dir+"/out", fmt.Sprintf("clean cut behind request %d, operation %d acknowledged", n, done)
+			if torn {
+				what = "torn " + what[len("clean "):]
+				require.NoError(t, l.Torn(base, out, n, rand.New(rand.NewPCG(uint64(n), 3))))
+			} else {
+				require.NoError(t, l.Clean(base, out, n))
+			}
+			if err := checkLife(t.Context(), out, fs, ids, allowed, done == 0); err != nil {
+				t.Errorf("%s: %v", what, err)
+				keep(t, out)
+				return
+			}
+		}
+	}
+}
+
+// keep keeps a bad disk for a look at it.
+func keep(t *testing.T, disk string) {
+	if dir := os.Getenv("COBLE_ARTIFACTS"); dir != "" {
+		require.NoError(t, copyFile(disk, filepath.Join(dir, "cut.img")))
+	}
+}
+
+// live boots the appliance, does the operations, and returns how many requests the log had when each was acknowledged.
+func live(t *testing.T, a *vm.Appliance, log string, ops []op) (acked []int) {
+	ctx, v := a.Boot(t, 40*time.Second)
+	_, err := v.WaitFor(ctx, `/# `)
+	require.NoError(t, err)
+	for i, o := range ops {
+		require.NoError(t, v.Send(fmt.Sprintf("%s && echo ack''ed %d || echo fai''led %d", o.command, i, i)))
+		m, err := v.WaitFor(ctx, fmt.Sprintf(`(acked|failed) %d\r?\n`, i))
+		require.NoError(t, err)
+		require.Equal(t, "acked", m[1], o.command)
+		acked = append(acked, entries(t, log))
+	}
+	require.NoError(t, v.Send("coble poweroff"))
+	require.NoError(t, v.Wait(ctx))
+	return acked
+}
+
+// checkLife looks at a disk as it was after a cut.
+func checkLife(ctx context.Context, disk, fs string, ids map[string]string, allowed []state, early bool) (err error) {
+	mnt, err := os.MkdirTemp("", "coble-cut-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(mnt)
+	if out, err := exec.Command("mount", "-t", fs, "-o", "loop", disk, mnt).CombinedOutput(); err != nil {
+		return fmt.Errorf("mount: %s", out)
+	}
+	defer func() { err = errors.Join(err, unix.Unmount(mnt, 0)) }()
+	root := mnt + "/coble"
+	if _, err := os.Stat(root); err != nil && early {
+		return nil
+	}
+	run, err := os.MkdirTemp("", "coble-run-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(run)
+	st, err := store.Open(root, run, repo.Containers{})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	r, err := repo.Open(repo.Options{Root: root, DB: st.Durable})
+	if err != nil {
+		return err
+	}
+	found, err := r.Check(ctx, repo.CheckOptions{})
+	if err != nil {
+		return err
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("damage: %+v", found)
+	}
+	got, err := held(r, st, root, ids)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(allowed, got.is) {
+		return fmt.Errorf("it holds %+v, not one of %+v", got, allowed)
+	}
+	return nil
+}
+
+func (s state) is(want state) bool {
+	return maps.Equal(s.images, want.images) && s.dangling == want.dangling && s.containers == want.containers && s.written == want.written
+}
+
+// held is what the store holds.
+func held(r *repo.Repo, st *store.Store, root string, ids map[string]string) (state, error) {
+	s := state{images: map[string]string{}}
+	list, err := r.List()
+	if err != nil {
+		return s, err
+	}
+	for _, img := range list {
+		for _, tag := range img.RepoTags {
+			s.images[tag] = cmp.Or(ids[img.ID.String()], "made")
+		}
+		if len(img.RepoTags) == 0 {
+			s.dangling++
+		}
+	}
+	specs, err := st.Containers()
+	if err != nil {
+		return s, err
+	}
+	for _, c := range specs {
+		s.containers += c.Name
+		if _, err := r.Mounts(c.ID, "/"); err != nil {
+			return s, fmt.Errorf("container %s: %w", c.Name, err)
+		}
+		if v, err := r.Graph(c.Name); err != nil || v.About != "container:"+c.ID {
+			return s, fmt.Errorf("container %s has lost its name: %w", c.Name, err)
+		}
+	}
+	if s.containers == "" {
+		return s, nil
+	}
+	files, err := filepath.Glob(root + "/overlay/c/*/u/file")
+	if err != nil || len(files) == 0 {
+		return s, err
+	}
+	b, err := os.ReadFile(files[0])
+	s.written = string(b)
+	return s, err
+}
+
+// imageID is the id of the image of a docker-archive of package box, which names its configuration after it.
+func imageID(t *testing.T, file string) string {
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		if hex, ok := strings.CutSuffix(h.Name, ".json"); ok && len(hex) == 64 {
+			return "sha256:" + hex
+		}
+	}
+	require.Fail(t, "no configuration in "+file)
+	return ""
+}
+
+// pulled is an image of three layers.
+func pulled() (config []byte, layers [][]byte) {
+	var ids []string
+	for i := range 3 {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for k := range 40 {
+			data := bytes.Repeat([]byte{byte('a' + i)}, 1000*(k+1))
+			_ = w.WriteHeader(&tar.Header{Name: fmt.Sprintf("l%d/f%d", i, k), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(data))})
+			_, _ = w.Write(data)
+		}
+		_ = w.Close()
+		layers = append(layers, b.Bytes())
+		ids = append(ids, fmt.Sprintf("%q", digest.FromBytes(b.Bytes())))
+	}
+	return fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[%s]}}`, strings.Join(ids, ",")), layers
+}

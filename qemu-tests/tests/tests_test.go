@@ -1,0 +1,62 @@
+// Package tests runs tests that need root as root in a virtual machine: for
+// those who are not root, and for kernels, control groups (version 2) and
+// processors other than the machine's own.
+package tests
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coble-os/coble/qemu-tests/vm"
+)
+
+// packages lists what is run; COBLE_VM_TESTS (words) replaces it, for instance
+// while one package is worked on.
+func packages() []string {
+	if list := os.Getenv("COBLE_VM_TESTS"); list != "" {
+		return strings.Fields(list)
+	}
+	return []string{
+		"./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci",
+		"./netcfg",
+	}
+}
+
+func TestPackagesAsRoot(t *testing.T) {
+	for _, c := range []struct{ arch, series, cgroup string }{
+		{"amd64", "6.1", ""},
+		{"amd64", "6.12", ""},
+		{"amd64", "5.10", ""},
+		{"amd64", "5.10", "v1"},
+		{"arm64", "6.1", ""},
+	} {
+		t.Run(strings.TrimSuffix(c.arch+"-"+c.series+"-"+c.cgroup, "-"), func(t *testing.T) {
+			run := vm.RunTests
+			if c.cgroup == "v1" {
+				run = vm.RunTestsV1
+			}
+			list := packages()
+			if c.series == "5.10" { // the oldest kernel matters to what talks to it most
+				list = slices.DeleteFunc(list, func(p string) bool { return !strings.HasPrefix(p, "./sandbox") })
+			}
+			run(t, vm.FetchKernelT(t, c.arch, c.series), 60*time.Second, list...)
+		})
+	}
+}
+
+// TestDriversAsRoot runs the suites of the graph drivers, on the newest kernel, and with $COBLE_VM_ALL (make test-vm) on all.
+// Without this machine's own programs, on another processor, what needs them is skipped.
+func TestDriversAsRoot(t *testing.T) {
+	for _, c := range []struct{ arch, series string }{{"amd64", "6.12"}, {"amd64", "5.10"}, {"amd64", "6.1"}, {"arm64", "6.1"}} {
+		if c.series != "6.12" && os.Getenv("COBLE_VM_ALL") == "" {
+			continue
+		}
+		t.Run(c.arch+"-"+c.series, func(t *testing.T) {
+			vm.RunTests(t, vm.FetchKernelT(t, c.arch, c.series), 90*time.Second,
+				"./layers/driver/overlay", "./layers/driver/btrfs", "./layers/driver/quota", "./layers/driver/packed", "./layers/driver/vfs")
+		})
+	}
+}

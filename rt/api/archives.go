@@ -1,0 +1,168 @@
+package api
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/moby/moby/api/types/common"
+	"github.com/moby/moby/api/types/container"
+
+	layerimage "github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/request"
+)
+
+func (s *Server) archiveRoutes() {
+	s.route("GET /images/get", s.saveImages)
+	s.route("POST /commit", s.commitContainer)
+	s.route("GET /containers/{name}/export", s.exportContainer)
+	s.route("GET /containers/{name}/changes", s.containerChanges)
+	s.route("HEAD /containers/{name}/archive", s.statArchive)
+	s.route("GET /containers/{name}/archive", s.getArchive)
+	s.route("PUT /containers/{name}/archive", s.putArchive)
+}
+
+// tarStream is an answer whose first byte says that all went well up to there.
+type tarStream struct {
+	w     http.ResponseWriter
+	begun bool
+}
+
+func (t *tarStream) Write(p []byte) (int, error) {
+	if !t.begun {
+		t.begun = true
+		t.w.Header().Set("Content-Type", "application/x-tar")
+		t.w.WriteHeader(http.StatusOK)
+	}
+	return t.w.Write(p)
+}
+
+// finish gives an error that came before the first byte. After it, the connection is cut: half a stream must not look whole.
+func (t *tarStream) finish(s *Server, r *http.Request, err error) error {
+	if err != nil && t.begun {
+		s.log.Error("request", "method", r.Method, "path", r.URL.Path, "err", err)
+		panic(http.ErrAbortHandler)
+	}
+	return err
+}
+
+func (s *Server) saveImages(w http.ResponseWriter, r *http.Request) error {
+	return s.save(w, r, r.URL.Query()["names"])
+}
+
+func (s *Server) save(w http.ResponseWriter, r *http.Request, names []string) error {
+	if p := r.FormValue("platform"); p != "" {
+		return invalid("save images: the engine keeps one platform of an image, that of `docker image inspect`; leave platform=%s out", p)
+	}
+	out := &tarStream{w: w}
+	_, err := engine.Run[any](r.Context(), s.e, "save", names, engine.Streams{Stdout: out}, names...)
+	return out.finish(s, r, err)
+}
+
+func (s *Server) exportContainer(w http.ResponseWriter, r *http.Request) error {
+	out := &tarStream{w: w}
+	_, err := engine.Run[any](r.Context(), s.e, "export", r.PathValue("name"), engine.Streams{Stdout: out}, r.PathValue("name"))
+	return out.finish(s, r, err)
+}
+
+func (s *Server) commitContainer(w http.ResponseWriter, r *http.Request) error {
+	in := engine.CommitIn{
+		Ref: r.FormValue("container"), Name: imageName(r.FormValue("repo"), r.FormValue("tag")), Pause: r.FormValue("pause") == "" || flag(r, "pause"),
+		Commit: request.Commit{Author: r.FormValue("author"), Comment: r.FormValue("comment"), Changes: r.Form["changes"]},
+	}
+	body := bufio.NewReader(r.Body)
+	if _, err := body.Peek(1); err != io.EOF {
+		r.Body = io.NopCloser(body)
+		if err := decode(r, &in.Config); err != nil {
+			return err
+		}
+	}
+	id, err := engine.Run[layerimage.ID](r.Context(), s.e, "commit", in, engine.Streams{}, in.Ref, in.Name)
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusCreated, common.IDResponse{ID: id.String()})
+}
+
+func imageName(repository, tag string) string {
+	if repository == "" || tag == "" {
+		return repository
+	}
+	return repository + ":" + tag
+}
+
+// importImage is POST /images/create with fromSrc.
+func (s *Server) importImage(w http.ResponseWriter, r *http.Request) error {
+	src := r.FormValue("fromSrc")
+	if src != "-" {
+		return invalid("import: the engine fetches nothing by itself; use `curl %s | docker import -`", src)
+	}
+	in := engine.ImportIn{Name: imageName(r.FormValue("repo"), r.FormValue("tag")), Comment: r.FormValue("message"), Changes: r.Form["changes"]}
+	if in.Comment == "" {
+		in.Comment = "Imported from -"
+	}
+	if p := r.FormValue("platform"); p != "" {
+		var err error
+		if in.Platform, err = layerimage.ParsePlatform(p, repo.Here()); err != nil {
+			return invalid("%v", err)
+		}
+	}
+	id, err := engine.Run[layerimage.ID](r.Context(), s.e, "import", in, engine.Streams{Stdin: r.Body}, in.Name)
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusOK, map[string]string{"status": id.String()})
+}
+
+func (s *Server) containerChanges(w http.ResponseWriter, r *http.Request) error {
+	cs, err := engine.Run[[]repo.Change](r.Context(), s.e, "changes", r.PathValue("name"), engine.Streams{}, r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	out := []container.FilesystemChange{}
+	for _, c := range cs {
+		out = append(out, container.FilesystemChange{Path: c.Path, Kind: container.ChangeType(c.Kind)})
+	}
+	return reply(w, http.StatusOK, out)
+}
+
+func copyIn(r *http.Request) engine.CopyIn {
+	return engine.CopyIn{Ref: r.PathValue("name"), Path: r.FormValue("path")}
+}
+
+func setStat(w http.ResponseWriter, st engine.PathStat) {
+	b, err := json.Marshal(container.PathStat{Name: st.Name, Size: st.Size, Mode: st.Mode, Mtime: st.Mtime.UTC().Truncate(time.Second), LinkTarget: st.LinkTarget})
+	if err == nil {
+		w.Header().Set("X-Docker-Container-Path-Stat", base64.StdEncoding.EncodeToString(b))
+	}
+}
+
+func (s *Server) statArchive(w http.ResponseWriter, r *http.Request) error {
+	in := copyIn(r)
+	st, err := engine.Run[engine.PathStat](r.Context(), s.e, "copy-stat", in, engine.Streams{}, in.Ref, in.Path)
+	if err != nil {
+		return err
+	}
+	setStat(w, st)
+	return nil
+}
+
+func (s *Server) getArchive(w http.ResponseWriter, r *http.Request) error {
+	in := copyIn(r)
+	in.Stat = func(st engine.PathStat) { setStat(w, st) }
+	out := &tarStream{w: w}
+	_, err := engine.Run[any](r.Context(), s.e, "copy-from", in, engine.Streams{Stdout: out}, in.Ref, in.Path)
+	return out.finish(s, r, err)
+}
+
+func (s *Server) putArchive(w http.ResponseWriter, r *http.Request) error {
+	in := copyIn(r)
+	in.KeepKinds, in.Owner = flag(r, "noOverwriteDirNonDir"), flag(r, "copyUIDGID")
+	_, err := engine.Run[any](r.Context(), s.e, "copy-to", in, engine.Streams{Stdin: r.Body}, in.Ref, in.Path)
+	return err
+}

@@ -1,0 +1,32 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/engine"
+)
+
+// fsck answers with JSON lines: progress, then findings, then an end or an error.
+func (s *Server) fsck(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	in := engine.FsckIn{
+		Image: r.FormValue("image"), Quick: flag(r, "quick"), From: r.FormValue("from"),
+		Progress: func(layer digest.Digest, n, of int) {
+			enc.Encode(map[string]any{"Layer": layer, "N": n, "Of": of})
+			flush(w)
+		},
+	}
+	found, err := engine.Run[[]repo.Finding](r.Context(), s.e, "fsck", in, engine.Streams{}, in.Image)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		enc.Encode(map[string]any{"Finding": f})
+	}
+	return enc.Encode(map[string]any{"Done": true})
+}

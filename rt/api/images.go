@@ -1,0 +1,301 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/storage"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	layerimage "github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/fault"
+)
+
+func (s *Server) imageRoutes() {
+	s.route("GET /images/json", s.listImages)
+	s.route("POST /images/load", s.loadImages)
+	s.route("POST /images/create", s.pullImage)
+	s.route("POST /images/prune", s.pruneImages)
+	s.route("GET /images/{name...}", s.inspectImage)
+	s.route("POST /images/{name...}", s.tagImage)
+	s.route("DELETE /images/{name...}", s.removeImage)
+}
+
+func (s *Server) listImages(w http.ResponseWriter, r *http.Request) error {
+	f, err := readFilters(r, "dangling", "label", "reference", "before", "since", "until")
+	if err != nil {
+		return err
+	}
+	l, err := engine.Run[engine.ImageList](r.Context(), s.e, "images", struct{}{}, engine.Streams{})
+	if err != nil {
+		return err
+	}
+	sort.Slice(l.Images, func(i, j int) bool { return l.Images[i].Created.After(l.Images[j].Created) })
+	from, to, err := s.imageTimes(r, f)
+	if err != nil {
+		return err
+	}
+	var shared map[layerimage.ID]int64
+	if flag(r, "shared-size") {
+		u, err := engine.Run[engine.DiskUsage](r.Context(), s.e, "df", struct{}{}, engine.Streams{})
+		if err != nil {
+			return err
+		}
+		shared = u.Shared
+	}
+	out := []image.Summary{}
+	for _, img := range l.Images {
+		if !from.IsZero() && !img.Created.After(from) || !to.IsZero() && !img.Created.Before(to) {
+			continue
+		}
+		if img, ok := imageWanted(f, img); ok {
+			sum := imageSummary(img, l.Containers[img.ID.String()])
+			if shared != nil {
+				sum.SharedSize = shared[img.ID]
+			}
+			out = append(out, sum)
+		}
+	}
+	return reply(w, http.StatusOK, out)
+}
+
+func imageSummary(img layerimage.Image, containers int) image.Summary {
+	return image.Summary{
+		ID: img.ID.String(), Created: img.Created.Unix(), Labels: img.Config.Labels, RepoTags: orEmpty(img.RepoTags), RepoDigests: orEmpty(img.RepoDigests),
+		Size: img.Size, SharedSize: -1, Containers: int64(containers),
+	}
+}
+
+// imageTimes reads the filters since, before and until: images made after from and before to.
+func (s *Server) imageTimes(r *http.Request, f filters) (from, to time.Time, err error) {
+	for _, name := range f["since"] {
+		img, err := engine.Run[layerimage.Image](r.Context(), s.e, "image-inspect", name, engine.Streams{}, name)
+		if err != nil {
+			return from, to, err
+		}
+		if img.Created.After(from) {
+			from = img.Created
+		}
+	}
+	if to, err = pruneUntil(f); err != nil {
+		return from, to, err
+	}
+	for _, name := range f["before"] {
+		img, err := engine.Run[layerimage.Image](r.Context(), s.e, "image-inspect", name, engine.Streams{}, name)
+		if err != nil {
+			return from, to, err
+		}
+		if to.IsZero() || img.Created.Before(to) {
+			to = img.Created
+		}
+	}
+	return from, to, nil
+}
+
+// imageWanted applies the filters that look at one image alone. Of its names, those stay that the filter wants.
+func imageWanted(f filters, img layerimage.Image) (layerimage.Image, bool) {
+	if len(f["dangling"]) > 0 {
+		want := f["dangling"][0] == "true" || f["dangling"][0] == "1"
+		if want != (len(img.RepoTags)+len(img.RepoDigests) == 0) {
+			return img, false
+		}
+	}
+	if refs := f["reference"]; len(refs) > 0 {
+		other := func(name string) bool { return !referenceMatches(refs, name) }
+		img.RepoTags = slices.DeleteFunc(slices.Clone(img.RepoTags), other)
+		img.RepoDigests = slices.DeleteFunc(slices.Clone(img.RepoDigests), other)
+		if len(img.RepoTags)+len(img.RepoDigests) == 0 {
+			return img, false
+		}
+	}
+	return img, f.labels("label", img.Config.Labels)
+}
+
+// referenceMatches says whether a tag matches one of the patterns of `images REPOSITORY[:TAG]`.
+func referenceMatches(patterns []string, tag string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return matchReference(p, tag) })
+}
+
+func matchReference(pattern, tag string) bool {
+	ref, err := reference.ParseAnyReference(tag)
+	if err != nil {
+		return false
+	}
+	ok, err := reference.FamiliarMatch(pattern, ref)
+	return err == nil && ok
+}
+
+func (s *Server) inspectImage(w http.ResponseWriter, r *http.Request) error {
+	name, ok := strings.CutSuffix(r.PathValue("name"), "/json")
+	if name, get := strings.CutSuffix(r.PathValue("name"), "/get"); get {
+		return s.save(w, r, []string{name})
+	}
+	if name, hist := strings.CutSuffix(r.PathValue("name"), "/history"); hist {
+		return s.history(w, r, name)
+	}
+	if !ok {
+		return &fault.Error{Kind: fault.NotFound, Err: fmt.Errorf("page not found")}
+	}
+	img, err := engine.Run[layerimage.Image](r.Context(), s.e, "image-inspect", name, engine.Streams{}, name)
+	if err != nil {
+		return err
+	}
+	driver := s.e.DriverName()
+	resp := image.InspectResponse{
+		ID: img.ID.String(), RepoTags: orEmpty(img.RepoTags), RepoDigests: orEmpty(img.RepoDigests), Created: img.Created.Format(time.RFC3339Nano),
+		Author: img.Author, Comment: lastComment(img), Architecture: img.Architecture, Variant: img.Variant, Os: img.OS, Size: img.Size, GraphDriver: &storage.DriverData{Name: driver, Data: map[string]string{}},
+		RootFS: image.RootFS{Type: "layers"}, Config: wireImageConfig(img),
+	}
+	for _, d := range img.RootFS {
+		resp.RootFS.Layers = append(resp.RootFS.Layers, d.String())
+	}
+	return reply(w, http.StatusOK, resp)
+}
+
+func lastComment(img layerimage.Image) string {
+	if len(img.History) == 0 {
+		return ""
+	}
+	return img.History[len(img.History)-1].Comment
+}
+
+func wireImageConfig(img layerimage.Image) *dockerspec.DockerOCIImageConfig {
+	var raw struct {
+		Config dockerspec.DockerOCIImageConfig `json:"config"`
+	}
+	if json.Unmarshal(img.RawConfig, &raw) != nil {
+		return &dockerspec.DockerOCIImageConfig{ImageConfig: ocispec.ImageConfig{}}
+	}
+	return &raw.Config
+}
+
+func (s *Server) history(w http.ResponseWriter, r *http.Request, name string) error {
+	img, err := engine.Run[layerimage.Image](r.Context(), s.e, "image-inspect", name, engine.Streams{}, name)
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusOK, historyItems(img))
+}
+
+// historyItems is newest first. Steps that made no layer have no size; layers without a step come last, as Docker has them.
+func historyItems(img layerimage.Image) []image.HistoryResponseItem {
+	out := []image.HistoryResponseItem{}
+	layer := 0
+	for _, h := range img.History {
+		item := image.HistoryResponseItem{ID: "<missing>", CreatedBy: h.CreatedBy, Comment: h.Comment, Tags: nil}
+		if h.Created != nil {
+			item.Created = h.Created.Unix()
+		}
+		if !h.EmptyLayer {
+			if layer < len(img.LayerSizes) {
+				item.Size = img.LayerSizes[layer]
+			}
+			layer++
+		}
+		out = append(out, item)
+	}
+	slices.Reverse(out)
+	if len(out) > 0 {
+		out[0].ID, out[0].Tags = img.ID.String(), img.RepoTags
+	}
+	return out
+}
+
+func (s *Server) tagImage(w http.ResponseWriter, r *http.Request) error {
+	if name, push := strings.CutSuffix(r.PathValue("name"), "/push"); push {
+		return s.pushImage(w, r, name)
+	}
+	name, ok := strings.CutSuffix(r.PathValue("name"), "/tag")
+	if !ok {
+		return &fault.Error{Kind: fault.NotFound, Err: fmt.Errorf("page not found")}
+	}
+	ref := r.FormValue("repo")
+	if t := r.FormValue("tag"); t != "" {
+		ref += ":" + t
+	}
+	if err := engine.Do(r.Context(), s.e, "tag", engine.TagIn{Image: name, Ref: ref}, name, ref); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+func (s *Server) removeImage(w http.ResponseWriter, r *http.Request) error {
+	in := engine.RemoveImageIn{Ref: r.PathValue("name"), Force: flag(r, "force")}
+	removed, err := engine.Run[[]repo.Removed](r.Context(), s.e, "rmi", in, engine.Streams{}, in.Ref)
+	if err != nil {
+		return err
+	}
+	out := []image.DeleteResponse{}
+	for _, d := range removed {
+		out = append(out, image.DeleteResponse{Untagged: d.Untagged, Deleted: d.Deleted})
+	}
+	return reply(w, http.StatusOK, out)
+}
+
+// loadImages streams the archive into the load job and its progress back, in Docker's JSON lines.
+func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
+	if p := r.FormValue("platform"); p != "" {
+		return invalid("load images: the engine takes the image for its own machine out of an archive; leave platform=%s out", p)
+	}
+	quiet := flag(r, "quiet")
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	in := engine.LoadIn{}
+	if !quiet {
+		in.Progress = func(p repo.Progress) {
+			enc.Encode(map[string]any{"status": p.Status, "id": p.Layer.Encoded()[:12], "progressDetail": map[string]int64{"current": p.Current, "total": p.Total}})
+			flush(w)
+		}
+	}
+	loaded, err := engine.Run[[]repo.Loaded](r.Context(), s.e, "load", in, engine.Streams{Stdin: r.Body})
+	if err != nil {
+		io.Copy(io.Discard, io.LimitReader(r.Body, 64<<20))
+		return err
+	}
+	for _, l := range loaded {
+		text := "Loaded image: " + l.Ref + "\n"
+		if l.Ref == "" {
+			text = "Loaded image ID: " + l.ID.String() + "\n"
+		}
+		enc.Encode(map[string]string{"stream": text})
+	}
+	return nil
+}
+
+func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request) error {
+	f, err := readFilters(r, "dangling", "label", "label!", "until")
+	if err != nil {
+		return err
+	}
+	until, err := pruneUntil(f)
+	if err != nil {
+		return err
+	}
+	in := engine.PruneImagesIn{
+		All: len(f["dangling"]) > 0 && f["dangling"][0] != "true" && f["dangling"][0] != "1", Until: until,
+		Want: func(labels map[string]string) bool {
+			return f.labels("label", labels) && (len(f["label!"]) == 0 || !f.labels("label!", labels))
+		},
+	}
+	out, err := engine.Run[engine.Pruned](r.Context(), s.e, "image-prune", in, engine.Streams{})
+	if err != nil {
+		return err
+	}
+	report := image.PruneReport{ImagesDeleted: []image.DeleteResponse{}, SpaceReclaimed: uint64(max(out.Bytes, 0))}
+	for _, d := range out.Removed {
+		report.ImagesDeleted = append(report.ImagesDeleted, image.DeleteResponse{Untagged: d.Untagged, Deleted: d.Deleted})
+	}
+	return reply(w, http.StatusOK, report)
+}

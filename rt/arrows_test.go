@@ -1,0 +1,110 @@
+// Package rt_test holds what is true of the whole tree: which package may import which.
+package rt_test
+
+import (
+	"os"
+	"os/exec"
+	"path"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/coble-os/coble/"
+
+// deps lists everything that a package of coble's links, itself left out. Packages below vendor/ are the standard
+// library's own.
+func deps(t *testing.T, pattern string) map[string][]string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, pattern)
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	all := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		all[strings.TrimPrefix(f[0], module)] = f[1:]
+	}
+	require.NotEmpty(t, all, pattern)
+	return all
+}
+
+func below(pkg string, folders ...string) bool {
+	for _, f := range folders {
+		if pkg == module+f || strings.HasPrefix(pkg, module+f+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func TestArrows(t *testing.T) {
+	for _, c := range []struct {
+		from   string
+		never  []string
+		reason string
+	}{
+		{"./layers/...", []string{"netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "images know nothing of networks, processes or the engine: they meet in rt/engine as plain values"},
+		{"./netcfg/...", []string{"layers", "sandbox", "rt", "init", "configs", "cmd"}, "networks are desired state, set by whoever computes it"},
+		{"./sandbox/...", []string{"layers", "netcfg", "rt", "init", "configs", "cmd"}, "others can use the sandbox without the rest of coble"},
+		{"./init/boot/...", []string{"rt", "layers", "netcfg", "sandbox", "cmd"}, "boot steps are called by the engine and never call up"},
+		{"./init/notify", []string{"rt", "layers", "netcfg", "sandbox", "configs", "cmd"}, "both ends of the keeper's protocol are small"},
+		{"./configs", []string{"rt", "layers", "netcfg", "sandbox", "init", "cmd"}, "the schema is data"},
+		{"./rt/store", []string{"layers", "netcfg", "sandbox", "init", "configs", "rt/engine", "rt/api", "rt/logs", "cmd"}, "records outlive the code that makes them"},
+		{"./rt/logs", []string{"layers", "netcfg", "sandbox", "init", "configs", "rt/engine", "rt/api", "rt/store", "cmd"}, "output knows nothing of containers but a folder and a run number"},
+		{"./rt/oci", []string{"layers", "netcfg", "init", "configs", "rt/engine", "rt/api", "rt/client", "rt/daemon", "rt/store", "rt/logs", "cmd"}, "the runtime's command line is a face of the sandbox alone"},
+		{"./rt/engine", []string{"rt/api", "rt/client", "rt/daemon", "init/keeper", "cmd"}, "nothing calls back up; the engine talks to the keeper through init/notify"},
+		{"./rt/api", []string{"rt/client", "rt/daemon", "cmd"}, "HTTP to jobs and back"},
+		{"./rt/client", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
+	} {
+		for pkg, all := range deps(t, c.from) {
+			for _, d := range all {
+				require.False(t, below(d, c.never...), "%s imports %s: %s", pkg, d, c.reason)
+			}
+		}
+	}
+}
+
+// The one process that must not die links little that could make it: no library, nothing of a network.
+func TestKeeperLinksLittle(t *testing.T) {
+	for pkg, all := range deps(t, "./init/keeper/...") {
+		for _, d := range all {
+			first, _, _ := strings.Cut(d, "/")
+			own := !strings.Contains(first, ".") || strings.HasPrefix(d, "golang.org/x/sys/unix") || below(d, "init/keeper")
+			require.True(t, own, "%s links %s: the keeper is the standard library and x/sys/unix only", pkg, d)
+			require.NotContains(t, []string{"net", "net/http", "os/exec", "encoding/json"}, d, "%s: no network, no JSON, and no second waiter beside the reaper", pkg)
+		}
+	}
+}
+
+// The server decodes and encodes: which driver unpacks a layer is none of its business.
+func TestServerImportsNoDriver(t *testing.T) {
+	out, err := goList("-f", `{{join .Imports " "}}`, "./rt/api")
+	require.NoError(t, err)
+	for _, d := range strings.Fields(out) {
+		require.False(t, below(d, "layers/driver", "layers/graph", "layers/blob", "layers/archive", "netcfg", "sandbox", "rt/store", "rt/logs"), "rt/api imports %s", d)
+	}
+}
+
+// Nothing outside of tests may depend on the machinery of tests.
+func TestBinaryLinksNoTests(t *testing.T) {
+	for _, d := range deps(t, "./cmd/coble")["cmd/coble"] {
+		require.False(t, below(d, "qemu-tests") || path.Base(d) == "testing" || strings.HasPrefix(d, "github.com/stretchr/"), "the binary links %s", d)
+		require.NotEqual(t, "C", d, "the binary is free of CGO")
+		require.NotContains(t, []string{"text/template", "html/template"}, d, "reflection keeps the linker from dropping dead code: measure first")
+	}
+}
+
+func TestMainHoldsNoLogic(t *testing.T) {
+	b, err := os.ReadFile("../cmd/coble/main.go")
+	require.NoError(t, err)
+	require.LessOrEqual(t, strings.Count(string(b), "\n"), 150, "cmd/coble only picks the face")
+}
+
+func goList(args ...string) (string, error) {
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	return string(out), err
+}

@@ -1,0 +1,154 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+// output writes a stream to a file, or to standard output if that is no terminal. A file gets its name only once it is
+// whole, so that an old one is not lost to a stream that breaks off.
+func (a *app) output(file string, from io.Reader) error {
+	if file == "" {
+		if f, ok := a.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+			return errors.New("refusing to write an archive to a terminal: give a file with -o, or redirect")
+		}
+		_, err := io.Copy(a.out, from)
+		return err
+	}
+	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {
+		f, err := os.OpenFile(file, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, from)
+		return errors.Join(err, f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, from)
+	if err = errors.Join(err, f.Chmod(0o600), f.Close()); err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+func saveVerb(f *pflag.FlagSet) runner {
+	to := f.StringP("output", "o", "", "file to write (default: standard output)")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, -1, "images"); err != nil {
+			return err
+		}
+		resp, err := a.do(ctx, "GET", "/images/get", url.Values{"names": args}, nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		return a.output(*to, resp.Body)
+	}
+}
+
+func exportVerb(f *pflag.FlagSet) runner {
+	to := f.StringP("output", "o", "", "file to write (default: standard output)")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "a container"); err != nil {
+			return err
+		}
+		resp, err := a.do(ctx, "GET", path(args[0], "export"), nil, nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		return a.output(*to, resp.Body)
+	}
+}
+
+func importVerb(f *pflag.FlagSet) runner {
+	changes := f.StringArrayP("change", "c", nil, "instruction of a Dockerfile to apply, such as 'CMD [\"sh\"]'")
+	message := f.StringP("message", "m", "", "comment of the image")
+	platform := f.String("platform", "", "what it is for, such as linux/arm/v7 (default: the engine's machine)")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 2, "a file or - and a name"); err != nil {
+			return err
+		}
+		from := a.in
+		if args[0] != "-" {
+			file, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			from = file
+		}
+		q := url.Values{"fromSrc": {"-"}, "changes": *changes, "message": {*message}, "platform": {*platform}}
+		if len(args) == 2 {
+			q.Set("repo", args[1])
+		}
+		resp, err := a.do(ctx, "POST", "/images/create", q, from, "Content-Type", "application/x-tar")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var out struct{ Status string }
+		if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, out.Status)
+		return nil
+	}
+}
+
+func commitVerb(f *pflag.FlagSet) runner {
+	author := f.StringP("author", "a", "", "author of the image")
+	changes := f.StringArrayP("change", "c", nil, "instruction of a Dockerfile to apply, such as 'CMD [\"sh\"]'")
+	message := f.StringP("message", "m", "", "comment of the image")
+	pause := f.BoolP("pause", "p", true, "freeze the container meanwhile")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 2, "a container and a name"); err != nil {
+			return err
+		}
+		q := url.Values{"container": {args[0]}, "author": {*author}, "comment": {*message}, "changes": *changes, "pause": {strconv.FormatBool(*pause)}}
+		if len(args) == 2 {
+			q.Set("repo", args[1])
+		}
+		var out struct{ ID string }
+		if err := a.call(ctx, "POST", "/commit", q, nil, &out); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, out.ID)
+		return nil
+	}
+}
+
+func diffVerb(*pflag.FlagSet) runner {
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "a container"); err != nil {
+			return err
+		}
+		var out []struct {
+			Path string
+			Kind int
+		}
+		if err := a.call(ctx, "GET", path(args[0], "changes"), nil, nil, &out); err != nil {
+			return err
+		}
+		for _, c := range out {
+			fmt.Fprintf(a.out, "%c %s\n", "CAD"[c.Kind%3], c.Path)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,270 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// startStatus gives the exit codes that docker and shells give for commands that cannot be started.
+func startStatus(err error) error {
+	var e *apiError
+	if !errors.As(err, &e) {
+		return &ExitError{125, err}
+	}
+	switch {
+	case strings.Contains(e.Message, "executable file not found"), strings.Contains(e.Message, "no such file or directory"):
+		return &ExitError{127, err}
+	case strings.Contains(e.Message, "permission denied"), strings.Contains(e.Message, "exec format error"):
+		return &ExitError{126, err}
+	}
+	return &ExitError{125, err}
+}
+
+// startAttached connects, starts the container and returns its exit code as an error.
+func (a *app) startAttached(ctx context.Context, id string, tty, stdin, autoRemove bool) error {
+	q := url.Values{"stream": {"1"}, "stdout": {"1"}, "stderr": {"1"}}
+	if stdin {
+		q.Set("stdin", "1")
+	}
+	nc, br, err := a.hijack(ctx, path(id, "attach"), q, nil)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	condition := "next-exit"
+	if autoRemove {
+		condition = "removed"
+	}
+	done := a.waitFor(ctx, id, condition)
+	restore := a.rawTerminal(tty)
+	defer restore()
+	if err := a.call(ctx, "POST", path(id, "start"), nil, nil, nil); err != nil {
+		if autoRemove {
+			a.call(ctx, "DELETE", "/containers/"+id, nil, nil, nil)
+		}
+		return startStatus(err)
+	}
+	stop := a.forwardSignals(ctx, id, tty)
+	defer stop()
+	a.resizeNow(ctx, id, tty)
+	a.copyStreams(nc, br, tty, stdin)
+	w := <-done
+	if w.err != nil {
+		return w.err
+	}
+	if w.code != 0 {
+		return &ExitError{Status: w.code}
+	}
+	return nil
+}
+
+type waitResult struct {
+	code int
+	err  error
+}
+
+// waitFor begins to wait at once and answers later.
+func (a *app) waitFor(ctx context.Context, id, condition string) chan waitResult {
+	done := make(chan waitResult, 1)
+	resp, err := a.do(ctx, "POST", path(id, "wait"), url.Values{"condition": {condition}}, nil)
+	if err != nil {
+		done <- waitResult{err: err}
+		return done
+	}
+	go func() {
+		defer resp.Body.Close()
+		var out struct{ StatusCode int }
+		err := json.NewDecoder(resp.Body).Decode(&out)
+		done <- waitResult{out.StatusCode, err}
+	}()
+	return done
+}
+
+// copyStreams copies output until it ends, and input until that ends.
+func (a *app) copyStreams(nc net.Conn, br *bufio.Reader, tty, stdin bool) {
+	if stdin {
+		go func() {
+			io.Copy(nc, a.in)
+			if h, ok := nc.(interface{ CloseWrite() error }); ok {
+				h.CloseWrite()
+			}
+		}()
+	}
+	if tty {
+		io.Copy(a.out, br)
+		return
+	}
+	demux(br, a.out, a.err)
+}
+
+// demux takes the frames of the attach protocol apart.
+func demux(r io.Reader, out, errs io.Writer) error {
+	var head [8]byte
+	for {
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		w := out
+		if head[0] == 2 {
+			w = errs
+		}
+		if _, err := io.CopyN(w, r, int64(binary.BigEndian.Uint32(head[4:]))); err != nil {
+			return err
+		}
+	}
+}
+
+// rawTerminal hands the keys to the container unchanged; the returned function gives the terminal back.
+func (a *app) rawTerminal(tty bool) func() {
+	fd := int(os.Stdin.Fd())
+	if !tty || !term.IsTerminal(fd) {
+		return func() {}
+	}
+	old, err := term.MakeRaw(fd)
+	if err != nil {
+		return func() {}
+	}
+	return func() { term.Restore(fd, old) }
+}
+
+func (a *app) resizeNow(ctx context.Context, id string, tty bool) {
+	if tty {
+		a.resizeTo(ctx, path(id, "resize"))
+	}
+}
+
+// resizeTo tells a container or an exec the size of this terminal.
+func (a *app) resizeTo(ctx context.Context, at string) {
+	cols, rows, err := term.GetSize(int(os.Stdout.Fd()))
+	if err == nil {
+		a.call(ctx, "POST", at, url.Values{"h": {strconv.Itoa(rows)}, "w": {strconv.Itoa(cols)}}, nil, nil)
+	}
+}
+
+// forwardSignals sends the client's signals to the container, and the terminal's size when it changes.
+func (a *app) forwardSignals(ctx context.Context, id string, tty bool) func() {
+	c := make(chan os.Signal, 16)
+	signal.Notify(c, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
+	go func() {
+		for s := range c {
+			if s == unix.SIGWINCH {
+				a.resizeNow(ctx, id, tty)
+				continue
+			}
+			a.call(ctx, "POST", path(id, "kill"), url.Values{"signal": {fmt.Sprint(int(s.(unix.Signal)))}}, nil, nil)
+		}
+	}()
+	return func() { signal.Stop(c); close(c) }
+}
+
+// containerFacts are what attaching needs to know.
+type containerFacts struct {
+	ID     string `json:"Id"`
+	State  struct{ Running bool }
+	Config struct {
+		Tty, OpenStdin bool
+	}
+	HostConfig struct{ AutoRemove bool }
+}
+
+func attachVerb(f *pflag.FlagSet) runner {
+	noStdin := f.Bool("no-stdin", false, "send it nothing")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "a container"); err != nil {
+			return err
+		}
+		var c containerFacts
+		if err := a.call(ctx, "GET", path(args[0], "json"), nil, nil, &c); err != nil {
+			return err
+		}
+		if !c.State.Running {
+			return errors.New("cannot attach to a stopped container: start it first")
+		}
+		stdin := c.Config.OpenStdin && !*noStdin
+		q := url.Values{"stream": {"1"}, "stdout": {"1"}, "stderr": {"1"}}
+		if stdin {
+			q.Set("stdin", "1")
+		}
+		nc, br, err := a.hijack(ctx, path(c.ID, "attach"), q, nil)
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		done := a.waitFor(ctx, c.ID, "not-running")
+		defer a.rawTerminal(c.Config.Tty)()
+		defer a.forwardSignals(ctx, c.ID, c.Config.Tty)()
+		a.resizeNow(ctx, c.ID, c.Config.Tty)
+		a.copyStreams(nc, br, c.Config.Tty, stdin)
+		if w := <-done; w.err != nil || w.code != 0 {
+			return &ExitError{w.code, w.err}
+		}
+		return nil
+	}
+}
+
+func startVerb(f *pflag.FlagSet) runner {
+	attach := f.BoolP("attach", "a", false, "show its output and exit with its code")
+	interactive := f.BoolP("interactive", "i", false, "send it the standard input")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, -1, "containers"); err != nil {
+			return err
+		}
+		if !*attach && !*interactive {
+			return a.eachOf(args, func(n string) error { return a.call(ctx, "POST", path(n, "start"), nil, nil, nil) })
+		}
+		if err := need(args, 1, 1, "one container with -a or -i"); err != nil {
+			return err
+		}
+		var c containerFacts
+		if err := a.call(ctx, "GET", path(args[0], "json"), nil, nil, &c); err != nil {
+			return err
+		}
+		return a.startAttached(ctx, c.ID, c.Config.Tty, *interactive && c.Config.OpenStdin, c.HostConfig.AutoRemove)
+	}
+}
+
+func logsVerb(f *pflag.FlagSet) runner {
+	follow := f.BoolP("follow", "f", false, "go on until the container ends")
+	stamps := f.BoolP("timestamps", "t", false, "show when each line was printed")
+	tail := f.StringP("tail", "n", "all", "so many lines from the end")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "a container"); err != nil {
+			return err
+		}
+		q := url.Values{"stdout": {"1"}, "stderr": {"1"}, "tail": {*tail}}
+		if *follow {
+			q.Set("follow", "1")
+		}
+		if *stamps {
+			q.Set("timestamps", "1")
+		}
+		resp, err := a.do(ctx, "GET", path(args[0], "logs"), q, nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if strings.HasSuffix(resp.Header.Get("Content-Type"), "raw-stream") {
+			_, err = io.Copy(a.out, resp.Body)
+			return err
+		}
+		return demux(resp.Body, a.out, a.err)
+	}
+}

@@ -1,0 +1,193 @@
+package client
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	slashed "path"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+func cpVerb(f *pflag.FlagSet) runner {
+	o := copyOptions{}
+	f.BoolVarP(&o.owners, "archive", "a", false, "keep owners (default: root in the container, yourself here)")
+	f.BoolVarP(&o.follow, "follow-link", "L", false, "copy what a link leads to")
+	f.BoolP("quiet", "q", false, "as with docker; coble shows no progress")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 2, 2, "CONTAINER:PATH and a path, or the reverse"); err != nil {
+			return err
+		}
+		from, src := splitPlace(args[0])
+		to, dst := splitPlace(args[1])
+		switch {
+		case from != "" && to != "":
+			return errors.New("copying between containers is not supported: copy to a file and on")
+		case from != "":
+			return a.copyFrom(ctx, from, src, dst, o)
+		case to != "":
+			return a.copyTo(ctx, src, to, dst, o)
+		}
+		return errors.New("neither path names a container: want CONTAINER:PATH; a local path with a colon begins with ./ or /")
+	}
+}
+
+type copyOptions struct{ owners, follow bool }
+
+// splitPlace reads CONTAINER:PATH; without a container, it is a local path.
+func splitPlace(arg string) (container, p string) {
+	name, rest, ok := strings.Cut(arg, ":")
+	if !ok || name == "" || strings.ContainsAny(name, "/") || name[0] == '.' {
+		return "", arg
+	}
+	return name, rest
+}
+
+// place is what lies at a destination.
+type place struct{ exists, dir bool }
+
+// aim decides, as docker cp does, into which folder to unpack and what the thing is called there: "." for its contents
+// alone. src ends in /. if only the contents of a folder are wanted.
+func aim(src string, srcDir bool, dst string, at place) (folder, name string, err error) {
+	contents := srcDir && (src == "." || strings.HasSuffix(src, "/."))
+	slash := strings.HasSuffix(dst, "/") || strings.HasSuffix(dst, "/.")
+	clean := slashed.Clean(dst)
+	switch {
+	case at.dir && contents:
+		return clean, ".", nil
+	case at.dir:
+		return clean, slashed.Base(slashed.Clean("/" + src)), nil
+	case at.exists && srcDir:
+		return "", "", fmt.Errorf("%s is a file: a folder can't be copied onto it", dst)
+	case at.exists && slash:
+		return "", "", fmt.Errorf("%s is no folder", dst)
+	case !at.exists && slash && !srcDir:
+		return "", "", fmt.Errorf("no such directory: %s", dst)
+	}
+	return slashed.Dir(clean), slashed.Base(clean), nil
+}
+
+// containerStat is what the engine says of a path.
+type containerStat struct {
+	Name       string
+	Mode       os.FileMode
+	LinkTarget string
+}
+
+func readStat(resp *http.Response) (st containerStat, err error) {
+	b, err := base64.StdEncoding.DecodeString(resp.Header.Get("X-Docker-Container-Path-Stat"))
+	if err == nil {
+		err = json.Unmarshal(b, &st)
+	}
+	return st, err
+}
+
+// statIn asks for a path of a container; ok is false if there is none.
+func (a *app) statIn(ctx context.Context, container, p string) (st containerStat, ok bool, err error) {
+	resp, err := a.do(ctx, "HEAD", path(container, "archive"), url.Values{"path": {p}}, nil)
+	var api *apiError
+	if errors.As(err, &api) && api.Status == http.StatusNotFound {
+		return st, false, nil
+	}
+	if err != nil {
+		return st, false, err
+	}
+	defer resp.Body.Close()
+	st, err = readStat(resp)
+	return st, err == nil, err
+}
+
+func (a *app) copyFrom(ctx context.Context, container, src, dst string, o copyOptions) error {
+	if o.follow {
+		if st, ok, err := a.statIn(ctx, container, src); err != nil {
+			return err
+		} else if ok && st.LinkTarget != "" {
+			src = st.LinkTarget
+		}
+	}
+	resp, err := a.do(ctx, "GET", path(container, "archive"), url.Values{"path": {src}}, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if dst == "-" {
+		return a.output("", resp.Body)
+	}
+	st, err := readStat(resp)
+	if err != nil {
+		return fmt.Errorf("read what the engine says of %s: %w", src, err)
+	}
+	at := place{}
+	if fi, err := os.Stat(dst); err == nil {
+		at = place{true, fi.IsDir()}
+	}
+	folder, name, err := aim(src, st.Mode.IsDir(), dst, at)
+	if err != nil {
+		return err
+	}
+	x := extraction{from: slashed.Base(slashed.Clean("/" + src)), to: name, owners: o.owners, skipped: func(what string) { fmt.Fprintln(a.err, "left out:", what) }}
+	if strings.HasSuffix(src, "/.") || x.from == "/" {
+		x.from = "."
+	}
+	return x.unpack(folder, resp.Body)
+}
+
+func (a *app) copyTo(ctx context.Context, src, container, dst string, o copyOptions) error {
+	q := url.Values{"noOverwriteDirNonDir": {"true"}}
+	if o.owners {
+		q.Set("copyUIDGID", "true")
+	}
+	if src == "-" {
+		q.Set("path", dst)
+		return a.put(ctx, container, q, a.in)
+	}
+	look := os.Lstat
+	if o.follow || strings.HasSuffix(src, "/") || strings.HasSuffix(src, "/.") {
+		look = os.Stat
+	}
+	fi, err := look(src)
+	if err != nil {
+		return err
+	}
+	st, ok, err := a.statIn(ctx, container, dst)
+	if err == nil && ok && st.LinkTarget != "" {
+		dst = st.LinkTarget
+		st, ok, err = a.statIn(ctx, container, dst)
+	}
+	if err != nil {
+		return err
+	}
+	folder, name, err := aim(filepath.ToSlash(src), fi.IsDir(), dst, place{ok, ok && st.Mode.IsDir()})
+	if err != nil {
+		return err
+	}
+	if name == ".." || slashed.Base(slashed.Clean(src)) == ".." && name != "." && ok && st.Mode.IsDir() {
+		abs, err := filepath.Abs(src)
+		if err != nil {
+			return err
+		}
+		name = filepath.Base(abs)
+	}
+	q.Set("path", folder)
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(packLocal(w, src, name, o)) }()
+	err = a.put(ctx, container, q, r)
+	r.Close()
+	return err
+}
+
+func (a *app) put(ctx context.Context, container string, q url.Values, body io.Reader) error {
+	resp, err := a.do(ctx, "PUT", path(container, "archive"), q, body, "Content-Type", "application/x-tar")
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}

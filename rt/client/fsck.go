@@ -1,0 +1,121 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+// finding is what the engine says of one damaged path.
+type finding struct {
+	Images      []string
+	Layer, Path string
+	What        string
+	Repaired    bool
+}
+
+func (f finding) String() string {
+	var b strings.Builder
+	if len(f.Images) > 0 {
+		fmt.Fprintf(&b, "%s: ", strings.Join(f.Images, ", "))
+	}
+	if f.Layer != "" {
+		fmt.Fprintf(&b, "layer %.12s: ", strings.TrimPrefix(f.Layer, "sha256:"))
+	}
+	if f.Path != "" {
+		fmt.Fprintf(&b, "/%s: ", strings.TrimPrefix(f.Path, "."))
+	}
+	b.WriteString(f.What)
+	if f.Repaired {
+		b.WriteString(" (repaired)")
+	}
+	return b.String()
+}
+
+func fsckVerb(f *pflag.FlagSet) runner {
+	quick := f.Bool("quick", false, "look whether everything is there, not what is in it")
+	repair := f.String("repair", "", "bring damaged files back from this archive or OCI layout folder, from `registry` (the images' own), or from registry://HOST:PORT")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 0, -1, "images"); err != nil {
+			return err
+		}
+		q := url.Values{"quick": {strconv.FormatBool(*quick)}}
+		if *repair == "registry" || strings.HasPrefix(*repair, "registry://") {
+			q.Set("from", *repair)
+		} else if *repair != "" {
+			from, err := filepath.Abs(*repair)
+			if err != nil {
+				return err
+			}
+			q.Set("from", from)
+		}
+		if len(args) == 0 {
+			args = []string{""}
+		}
+		left := 0
+		for _, image := range args {
+			q.Set("image", image)
+			n, err := a.fsck(ctx, q)
+			if err != nil {
+				return err
+			}
+			left += n
+		}
+		if left > 0 && *repair == "" {
+			return fmt.Errorf("%d damaged: repair with --repair ARCHIVE, --repair registry or --repair registry://HOST:PORT", left)
+		}
+		if left > 0 {
+			return fmt.Errorf("%d damaged still", left)
+		}
+		return nil
+	}
+}
+
+// fsck prints what one check finds, and returns how much of it remains.
+func (a *app) fsck(ctx context.Context, q url.Values) (left int, err error) {
+	resp, err := a.do(ctx, "POST", "/coble/fsck", q, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	isTerm := term.IsTerminal(int(os.Stderr.Fd()))
+	done := false
+	for d := json.NewDecoder(resp.Body); ; {
+		var m struct {
+			Layer   string
+			N, Of   int
+			Finding *finding
+			Done    bool
+			Message string // of an error
+		}
+		if err := d.Decode(&m); errors.Is(err, io.EOF) && done {
+			return left, nil
+		} else if err != nil {
+			return left, fmt.Errorf("the check was cut short: %w", err)
+		}
+		switch {
+		case m.Message != "":
+			return left, errors.New(m.Message)
+		case m.Finding != nil:
+			if !m.Finding.Repaired {
+				left++
+			}
+			fmt.Fprintln(a.out, m.Finding)
+		case m.Layer != "" && isTerm:
+			fmt.Fprintf(a.err, "\r\x1b[Klayer %d of %d", m.N, m.Of)
+		}
+		if done = m.Done; done && isTerm {
+			fmt.Fprint(a.err, "\r\x1b[K")
+		}
+	}
+}

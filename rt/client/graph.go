@@ -1,0 +1,215 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// use is an edge of the engine's graph: From uses To.
+type use struct{ From, Kind, To string }
+
+type graphNode struct{ Name, Kind, Label string }
+
+func (n graphNode) text() string { return n.kind() + " " + n.Label }
+
+func (n graphNode) kind() string {
+	if n.Kind == "rw" {
+		return "writable layer"
+	}
+	return n.Kind
+}
+
+// usage is the engine's graph, or a part of it.
+type usage struct {
+	About string // node that was asked for
+	Nodes []graphNode
+	Edges []use
+
+	byName map[string]graphNode
+	out    map[string][]use
+	in     map[string][]use
+}
+
+func (g *usage) index() {
+	g.byName, g.out, g.in = map[string]graphNode{}, map[string][]use{}, map[string][]use{}
+	for _, n := range g.Nodes {
+		g.byName[n.Name] = n
+	}
+	for _, e := range g.Edges {
+		g.out[e.From] = append(g.out[e.From], e)
+		g.in[e.To] = append(g.in[e.To], e)
+	}
+}
+
+func graphVerb(f *pflag.FlagSet) runner {
+	dot := f.Bool("dot", false, "in Graphviz's language")
+	svg := f.String("svg", "", "write a picture to this file")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 0, 1, "at most one name"); err != nil {
+			return err
+		}
+		q := url.Values{}
+		if len(args) == 1 {
+			q.Set("name", args[0])
+		}
+		g := &usage{}
+		if err := a.call(ctx, "GET", "/coble/graph", q, nil, g); err != nil {
+			return err
+		}
+		g.index()
+		switch {
+		case *svg != "":
+			var b strings.Builder
+			g.svg(&b)
+			return os.WriteFile(*svg, []byte(b.String()), 0o644)
+		case *dot:
+			g.dot(a.out)
+		default:
+			g.print(a.out)
+		}
+		return nil
+	}
+}
+
+// print writes trees: of one node, what uses it and what it uses; else each node that nothing uses, with what it uses.
+func (g *usage) print(w io.Writer) {
+	if g.About == "" {
+		seen := map[string]bool{}
+		for _, n := range g.Nodes {
+			if len(g.in[n.Name]) == 0 {
+				g.tree(w, n.Name, "", "", seen, false)
+			}
+		}
+		return
+	}
+	about := g.byName[g.About]
+	fmt.Fprintf(w, "%s (%s)\n", about.text(), about.Name)
+	for _, up := range []bool{true, false} {
+		next, title := g.out[g.About], "uses:"
+		if up {
+			next, title = g.in[g.About], "is used by:"
+		}
+		if len(next) == 0 {
+			title += " nothing"
+		}
+		fmt.Fprintln(w, title)
+		seen := map[string]bool{g.About: true}
+		for _, e := range next {
+			other := e.To
+			if up {
+				other = e.From
+			}
+			g.tree(w, other, "  ", e.Kind+" ", seen, up)
+		}
+	}
+}
+
+// tree prints a node and, below it, what it uses or what uses it. What was printed before is not opened again.
+func (g *usage) tree(w io.Writer, name, indent, kind string, seen map[string]bool, up bool) {
+	next := g.out[name]
+	if up {
+		next = g.in[name]
+	}
+	again := ""
+	if seen[name] && len(next) > 0 {
+		again = " (see above)"
+	}
+	fmt.Fprintf(w, "%s%s%s%s\n", indent, kind, g.byName[name].text(), again)
+	if seen[name] {
+		return
+	}
+	seen[name] = true
+	for _, e := range next {
+		other := e.To
+		if up {
+			other = e.From
+		}
+		g.tree(w, other, indent+"  ", e.Kind+" ", seen, up)
+	}
+}
+
+func (g *usage) dot(w io.Writer) {
+	fmt.Fprintln(w, "digraph coble {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];")
+	for _, n := range g.Nodes {
+		style := ""
+		if n.Name == g.About {
+			style = ", style=bold"
+		}
+		fmt.Fprintf(w, "  %q [label=\"%s\\n%s\"%s];\n", n.Name, dotText(n.kind()), dotText(n.Label), style)
+	}
+	for _, e := range g.Edges {
+		fmt.Fprintf(w, "  %q -> %q [label=\"%s\"];\n", e.From, e.To, dotText(e.Kind))
+	}
+	fmt.Fprintln(w, "}")
+}
+
+func dotText(s string) string { return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ").Replace(s) }
+
+// ranks gives each node its column: the longest way to it from one that nothing uses.
+func (g *usage) ranks() map[string]int {
+	rank := map[string]int{}
+	var of func(name string, on map[string]bool) int
+	of = func(name string, on map[string]bool) int {
+		if r, ok := rank[name]; ok || on[name] {
+			return r
+		}
+		on[name] = true
+		r := 0
+		for _, e := range g.in[name] {
+			r = max(r, of(e.From, on)+1)
+		}
+		delete(on, name)
+		rank[name] = r
+		return r
+	}
+	for _, n := range g.Nodes {
+		of(n.Name, map[string]bool{})
+	}
+	return rank
+}
+
+// svg draws columns, left to right, with a line for each use.
+func (g *usage) svg(w io.Writer) {
+	const boxW, boxH, stepX, stepY, margin = 190, 36, 250, 52, 16
+	rank := g.ranks()
+	type point struct{ x, y int }
+	at, rows, cols := map[string]point{}, map[int]int{}, 0
+	height := 0
+	for _, n := range g.Nodes {
+		r := rank[n.Name]
+		at[n.Name] = point{margin + r*stepX, margin + rows[r]*stepY}
+		rows[r]++
+		cols, height = max(cols, r+1), max(height, rows[r])
+	}
+	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", cols*stepX, height*stepY+2*margin)
+	fmt.Fprintln(w, `<rect width="100%" height="100%" fill="white"/>`)
+	for _, e := range g.Edges {
+		a, b := at[e.From], at[e.To]
+		x1, y1, x2, y2 := a.x+boxW, a.y+boxH/2, b.x, b.y+boxH/2
+		fmt.Fprintf(w, `<path d="M%d %dC%d %d %d %d %d %d" fill="none" stroke="#888"/><text x="%d" y="%d" fill="#888" font-size="10">%s</text>`+"\n",
+			x1, y1, x1+30, y1, x2-30, y2, x2, y2, x1+4, y1-3, escape(e.Kind))
+	}
+	colour := map[string]string{"path": "#fff3d6", "container": "#d9ead3", "rw": "#e2f0d9", "name": "#fff3d6", "image": "#d6e4f7", "layer": "#eeeeee"}
+	for _, n := range g.Nodes {
+		p, fill, edge := at[n.Name], colour[n.Kind], 1
+		if fill == "" {
+			fill = "white"
+		}
+		if n.Name == g.About {
+			edge = 3
+		}
+		label := []rune(n.Label)
+		if len(label) > 28 {
+			label = append(label[:27], '…')
+		}
+		fmt.Fprintf(w, `<g><title>%s</title><rect x="%d" y="%d" width="%d" height="%d" rx="4" fill="%s" stroke="#555" stroke-width="%d"/><text x="%d" y="%d" fill="#777" font-size="10">%s</text><text x="%d" y="%d">%s</text></g>`+"\n",
+			escape(n.Name), p.x, p.y, boxW, boxH, fill, edge, p.x+6, p.y+13, escape(n.kind()), p.x+6, p.y+28, escape(string(label)))
+	}
+	fmt.Fprintln(w, "</svg>")
+}

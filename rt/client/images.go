@@ -1,0 +1,111 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strconv"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+func loadVerb(f *pflag.FlagSet) runner {
+	input := f.StringP("input", "i", "", "archive to read (default: standard input)")
+	quiet := f.BoolP("quiet", "q", false, "no progress")
+	return func(ctx context.Context, a *app, args []string) error {
+		from := a.in
+		if *input != "" {
+			file, err := os.Open(*input)
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			from = file
+		} else if term.IsTerminal(int(os.Stdin.Fd())) {
+			return errors.New("requested load from stdin, but stdin is a terminal: give a file with -i")
+		}
+		resp, err := a.do(ctx, "POST", "/images/load", url.Values{"quiet": {strconv.FormatBool(*quiet)}}, from, "Content-Type", "application/x-tar")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		return a.showProgress(resp.Body)
+	}
+}
+
+// showProgress prints the engine's JSON lines: results as they come, progress on one line of a terminal.
+func (a *app) showProgress(r io.Reader) error {
+	isTerm := term.IsTerminal(int(os.Stderr.Fd()))
+	for d := json.NewDecoder(r); ; {
+		var m struct {
+			Stream, Status, ID, Error string
+			ProgressDetail            struct{ Current, Total int64 }
+		}
+		if err := d.Decode(&m); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		switch {
+		case m.Error != "":
+			return errors.New(m.Error)
+		case m.Stream != "":
+			fmt.Fprint(a.out, m.Stream)
+		case isTerm:
+			fmt.Fprintf(a.err, "\r\x1b[K%s %s %s", m.Status, m.ID, units.HumanSize(float64(m.ProgressDetail.Current)))
+		}
+	}
+}
+
+func rmiVerb(f *pflag.FlagSet) runner {
+	force := f.BoolP("force", "f", false, "remove it though stopped containers were made from it")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, -1, "images"); err != nil {
+			return err
+		}
+		for _, n := range args {
+			var out []struct{ Untagged, Deleted string }
+			if err := a.call(ctx, "DELETE", "/images/"+n, url.Values{"force": {strconv.FormatBool(*force)}}, nil, &out); err != nil {
+				return err
+			}
+			for _, r := range out {
+				a.removed(r.Untagged, r.Deleted)
+			}
+		}
+		return nil
+	}
+}
+
+func (a *app) removed(untagged, deleted string) {
+	if untagged != "" {
+		fmt.Fprintln(a.out, "Untagged:", untagged)
+		return
+	}
+	fmt.Fprintln(a.out, "Deleted:", deleted)
+}
+
+func planVerb(f *pflag.FlagSet) runner {
+	asJSON := f.Bool("json", false, "as JSON")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "a container"); err != nil {
+			return err
+		}
+		q := url.Values{}
+		if *asJSON {
+			q.Set("format", "json")
+		}
+		resp, err := a.do(ctx, "GET", "/coble/plan/"+url.PathEscape(args[0]), q, nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		_, err = io.Copy(a.out, resp.Body)
+		return err
+	}
+}

@@ -1,0 +1,253 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+)
+
+// table writes aligned columns.
+func (a *app) table(rows [][]string) {
+	w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	w.Flush()
+}
+
+func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
+
+type portSummary struct {
+	IP                      string
+	PrivatePort, PublicPort int
+	Type                    string
+}
+
+func psVerb(f *pflag.FlagSet) runner {
+	all := f.BoolP("all", "a", false, "stopped ones too")
+	quiet := f.BoolP("quiet", "q", false, "ids only")
+	long := f.Bool("no-trunc", false, "whole ids and commands")
+	return func(ctx context.Context, a *app, args []string) error {
+		var list []struct {
+			ID, Image, Command, Status string
+			Names                      []string
+			Created                    int64
+			Ports                      []portSummary
+		}
+		q := url.Values{}
+		if *all {
+			q.Set("all", "1")
+		}
+		if err := a.call(ctx, "GET", "/containers/json", q, nil, &list); err != nil {
+			return err
+		}
+		rows := [][]string{{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}}
+		for _, c := range list {
+			id, cmd := c.ID, c.Command
+			if !*long {
+				id = id[:12]
+				if r := []rune(cmd); len(r) > 20 {
+					cmd = string(r[:19]) + "…"
+				}
+			}
+			if *quiet {
+				fmt.Fprintln(a.out, id)
+				continue
+			}
+			rows = append(rows, []string{id, c.Image, `"` + cmd + `"`, ago(time.Unix(c.Created, 0)), c.Status, portText(c.Ports), strings.TrimPrefix(strings.Join(c.Names, ","), "/")})
+		}
+		if !*quiet {
+			a.table(rows)
+		}
+		return nil
+	}
+}
+
+func portText(ports []portSummary) string {
+	var out []string
+	for _, p := range ports {
+		if p.PublicPort == 0 {
+			out = append(out, fmt.Sprintf("%d/%s", p.PrivatePort, p.Type))
+			continue
+		}
+		out = append(out, fmt.Sprintf("%s:%d->%d/%s", p.IP, p.PublicPort, p.PrivatePort, p.Type))
+	}
+	return strings.Join(out, ", ")
+}
+
+func imagesVerb(f *pflag.FlagSet) runner {
+	quiet := f.BoolP("quiet", "q", false, "ids only")
+	long := f.Bool("no-trunc", false, "whole ids")
+	filters := f.StringArrayP("filter", "f", nil, "only those with reference=PATTERN, label=NAME[=VALUE], dangling=true, before=IMAGE, since=IMAGE or until=TIME")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 0, 1, "at most a repository"); err != nil {
+			return err
+		}
+		for _, r := range args {
+			*filters = append(*filters, "reference="+r)
+		}
+		q, err := filterQuery(*filters)
+		if err != nil {
+			return err
+		}
+		var list []struct {
+			ID            string `json:"Id"`
+			RepoTags      []string
+			Created, Size int64
+		}
+		if err := a.call(ctx, "GET", "/images/json", q, nil, &list); err != nil {
+			return err
+		}
+		rows := [][]string{{"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"}}
+		for _, i := range list {
+			id := i.ID
+			if !*long {
+				id = strings.TrimPrefix(id, "sha256:")[:12]
+			}
+			if *quiet {
+				fmt.Fprintln(a.out, id)
+				continue
+			}
+			tags := i.RepoTags
+			if len(tags) == 0 {
+				tags = []string{"<none>:<none>"}
+			}
+			for _, t := range tags {
+				at := strings.LastIndex(t, ":")
+				rows = append(rows, []string{t[:at], t[at+1:], id, ago(time.Unix(i.Created, 0)), units.HumanSizeWithPrecision(float64(i.Size), 3)})
+			}
+		}
+		if !*quiet {
+			a.table(rows)
+		}
+		return nil
+	}
+}
+
+func jobsVerb(*pflag.FlagSet) runner {
+	return func(ctx context.Context, a *app, args []string) error {
+		if len(args) == 2 && args[0] == "kill" {
+			return a.call(ctx, "DELETE", "/coble/jobs/"+url.PathEscape(args[1]), nil, nil, nil)
+		}
+		if err := need(args, 0, 0, "nothing, or `kill ID`"); err != nil {
+			return err
+		}
+		var list []struct {
+			ID             int
+			Name           string
+			Args           []string
+			Started, Ended time.Time
+			Status         int
+			Error, Note    string
+			Written        int64
+		}
+		if err := a.call(ctx, "GET", "/coble/jobs", nil, nil, &list); err != nil {
+			return err
+		}
+		rows := [][]string{{"JOB", "NAME", "STARTED", "TIME", "WRITTEN", "STATUS", "ARGUMENTS"}}
+		for _, j := range list {
+			took, status := time.Since(j.Started), "running"
+			if !j.Ended.IsZero() {
+				took, status = j.Ended.Sub(j.Started), "done"
+			}
+			if j.Note != "" {
+				status += ": " + j.Note
+			}
+			if j.Error != "" {
+				status = "error: " + j.Error
+			}
+			rows = append(rows, []string{fmt.Sprint(j.ID), j.Name, j.Started.Local().Format("15:04:05.000"), took.Round(10 * time.Microsecond).String(), units.HumanSizeWithPrecision(float64(j.Written), 3), status, strings.Join(j.Args, " ")})
+		}
+		a.table(rows)
+		return nil
+	}
+}
+
+func versionVerb(*pflag.FlagSet) runner {
+	return func(ctx context.Context, a *app, args []string) error {
+		fmt.Fprintf(a.out, "Client: coble %s\n", Version)
+		var v struct{ Version, ApiVersion, KernelVersion, Os, Arch, GoVersion string }
+		if err := a.call(ctx, "GET", "/version", nil, nil, &v); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "Engine: coble %s\n API version: %s\n Go version:  %s\n OS/Arch:     %s/%s\n Kernel:      %s\n", v.Version, v.ApiVersion, v.GoVersion, v.Os, v.Arch, v.KernelVersion)
+		return nil
+	}
+}
+
+func infoVerb(*pflag.FlagSet) runner {
+	return func(ctx context.Context, a *app, args []string) error {
+		var i struct {
+			ID, Name, ServerVersion, Driver, CgroupVersion, KernelVersion, OperatingSystem, Architecture, DockerRootDir string
+			DriverStatus                                                                                                [][2]string
+			Containers, ContainersRunning, ContainersPaused, ContainersStopped, Images, NCPU                            int
+			MemTotal                                                                                                    int64
+		}
+		if err := a.call(ctx, "GET", "/info", nil, nil, &i); err != nil {
+			return err
+		}
+		rows := [][]string{
+			{"Name:", i.Name},
+			{"Version:", i.ServerVersion},
+			{"Containers:", fmt.Sprintf("%d (%d running, %d paused, %d stopped)", i.Containers, i.ContainersRunning, i.ContainersPaused, i.ContainersStopped)},
+			{"Images:", fmt.Sprint(i.Images)},
+			{"Root folder:", i.DockerRootDir},
+			{"Graph driver:", i.Driver},
+		}
+		for _, s := range i.DriverStatus {
+			rows = append(rows, []string{" " + s[0] + ":", s[1]})
+		}
+		a.table(append(rows, [][]string{
+			{"Cgroups:", "v" + i.CgroupVersion},
+			{"Kernel:", i.KernelVersion},
+			{"System:", i.OperatingSystem + ", " + i.Architecture},
+			{"Processors:", fmt.Sprint(i.NCPU)},
+			{"Memory:", units.BytesSize(float64(i.MemTotal))},
+			{"ID:", i.ID},
+		}...))
+		return nil
+	}
+}
+
+func statusVerb(*pflag.FlagSet) runner {
+	return func(ctx context.Context, a *app, args []string) error {
+		var s struct {
+			Hostname, Version string
+			Uptime            float64
+			Problems          []string
+			Containers        []struct {
+				Name, Image, Section, State, Error string
+				ExitCode, Restarts                 int
+				Since                              time.Time
+				Written                            int64
+			}
+		}
+		if err := a.call(ctx, "GET", "/coble/status", nil, nil, &s); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "%s, coble %s, up %s\n", s.Hostname, s.Version, units.HumanDuration(time.Duration(s.Uptime*1e6)))
+		for _, p := range s.Problems {
+			fmt.Fprintln(a.out, "problem:", p)
+		}
+		rows := [][]string{{"CONTAINER", "STATE", "SINCE", "RESTARTS", "WRITTEN", "IMAGE", "MESSAGE"}}
+		for _, c := range s.Containers {
+			state := c.State
+			if state == "exited" {
+				state = fmt.Sprintf("exited (%d)", c.ExitCode)
+			}
+			since := "never"
+			if !c.Since.IsZero() {
+				since = ago(c.Since)
+			}
+			rows = append(rows, []string{c.Name, state, since, fmt.Sprint(c.Restarts), units.HumanSizeWithPrecision(float64(c.Written), 3), c.Image, c.Error})
+		}
+		a.table(rows)
+		return nil
+	}
+}

@@ -1,0 +1,357 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+func pullVerb(f *pflag.FlagSet) runner {
+	all := f.BoolP("all-tags", "a", false, "every tag of the repository")
+	quiet := f.BoolP("quiet", "q", false, "print the image's name only")
+	platform := f.String("platform", "", "os/architecture[/variant] instead of this machine's")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "an image"); err != nil {
+			return err
+		}
+		name, err := reference.ParseNormalizedNamed(args[0])
+		if err != nil {
+			return fmt.Errorf("image name %q: %w", args[0], err)
+		}
+		if *all && !reference.IsNameOnly(name) {
+			return fmt.Errorf("image name %q: all tags are wanted, and one is given", args[0])
+		}
+		if !*all {
+			name = reference.TagNameOnly(name)
+		}
+		out := a.out
+		if *quiet {
+			out = io.Discard
+		}
+		if err := a.pull(ctx, name.String(), *platform, out); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, name)
+		return nil
+	}
+}
+
+// pull takes a normalised name; one without tag and digest is all tags.
+func (a *app) pull(ctx context.Context, name, platform string, out io.Writer) error {
+	header, err := registryAuth(ctx, name)
+	if err != nil {
+		return err
+	}
+	q := url.Values{"fromImage": {name}}
+	if platform != "" {
+		q.Set("platform", platform)
+	}
+	resp, err := a.do(ctx, "POST", "/images/create", q, nil, header...)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return showTransfer(resp.Body, out)
+}
+
+func pushVerb(f *pflag.FlagSet) runner {
+	all := f.BoolP("all-tags", "a", false, "every tag of the repository that is here")
+	quiet := f.BoolP("quiet", "q", false, "print the image's name only")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "an image"); err != nil {
+			return err
+		}
+		name, err := reference.ParseNormalizedNamed(args[0])
+		if err != nil {
+			return fmt.Errorf("image name %q: %w", args[0], err)
+		}
+		q := url.Values{}
+		if tagged, ok := reference.TagNameOnly(name).(reference.Tagged); !*all && ok {
+			q.Set("tag", tagged.Tag())
+		} else if !reference.IsNameOnly(name) {
+			return fmt.Errorf("image name %q: want a tag, or with --all-tags none", args[0])
+		}
+		header, err := registryAuth(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		resp, err := a.do(ctx, "POST", "/images/"+reference.TrimNamed(name).Name()+"/push", q, nil, header...)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		out := a.out
+		if *quiet {
+			out = io.Discard
+		}
+		if err := showTransfer(resp.Body, out); err != nil {
+			return err
+		}
+		if *quiet {
+			fmt.Fprintln(a.out, args[0])
+		}
+		return nil
+	}
+}
+
+// showTransfer prints a pull's or push's JSON lines: what was reached as lines, and on a terminal what goes on below.
+func showTransfer(r io.Reader, out io.Writer) error {
+	file, ok := out.(*os.File)
+	isTerm := ok && term.IsTerminal(int(file.Fd()))
+	for d := json.NewDecoder(r); ; {
+		var m struct {
+			Status, ID, Error string
+			ProgressDetail    struct{ Current, Total int64 }
+		}
+		if err := d.Decode(&m); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read the engine's progress: %w", err)
+		}
+		wipe := ""
+		if isTerm {
+			wipe = "\r\x1b[K"
+		}
+		switch {
+		case m.Error != "":
+			fmt.Fprint(out, wipe)
+			return errors.New(m.Error)
+		case m.ProgressDetail.Current > 0 && isTerm:
+			fmt.Fprintf(out, "%s%s: %s %s", wipe, m.ID, m.Status, amount(m.ProgressDetail.Current, m.ProgressDetail.Total))
+		case m.ProgressDetail.Current > 0:
+		case m.ID != "":
+			fmt.Fprintf(out, "%s%s: %s\n", wipe, m.ID, m.Status)
+		case m.Status != "":
+			fmt.Fprintf(out, "%s%s\n", wipe, m.Status)
+		}
+	}
+}
+
+func amount(current, total int64) string {
+	if total == 0 {
+		return units.HumanSize(float64(current))
+	}
+	return units.HumanSize(float64(current)) + "/" + units.HumanSize(float64(total))
+}
+
+func loginVerb(f *pflag.FlagSet) runner {
+	user := f.StringP("username", "u", "", "user name (default: asked for)")
+	pass := f.StringP("password", "p", "", "password (default: asked for)")
+	stdin := f.Bool("password-stdin", false, "read the password from standard input")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 0, 1, "a registry"); err != nil {
+			return err
+		}
+		server := serverKey(strings.Join(args, ""))
+		cr := credentials{Username: *user, Password: *pass, ServerAddress: server}
+		if err := a.askCredentials(&cr, *stdin); err != nil {
+			return err
+		}
+		var out struct{ Status, IdentityToken string }
+		if err := a.call(ctx, "POST", "/auth", nil, cr, &out); err != nil {
+			return err
+		}
+		conf, err := loadDockerConfig()
+		if err != nil {
+			return err
+		}
+		if cr.IdentityToken = out.IdentityToken; conf.helper(server) == "" {
+			fmt.Fprintf(a.err, "The credentials are stored unencrypted in %s.\n", conf.path)
+		}
+		if err := conf.put(ctx, server, cr); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, out.Status)
+		return nil
+	}
+}
+
+const maxSecret = 64 << 10 // bytes
+
+// askCredentials completes what flags left open.
+func (a *app) askCredentials(cr *credentials, stdin bool) error {
+	isTerm := term.IsTerminal(int(os.Stdin.Fd()))
+	switch {
+	case stdin && cr.Password != "":
+		return errors.New("--password and --password-stdin are given: want one")
+	case stdin && cr.Username == "":
+		return errors.New("--password-stdin needs --username")
+	case stdin:
+		raw, err := io.ReadAll(io.LimitReader(a.in, maxSecret))
+		cr.Password = strings.TrimRight(string(raw), "\r\n")
+		return err
+	case cr.Username != "" && cr.Password != "":
+		return nil
+	case !isTerm:
+		return errors.New("cannot ask for name and password: this is no terminal; use --username and --password-stdin")
+	}
+	if cr.Username == "" {
+		fmt.Fprint(a.err, "Username: ")
+		line, err := bufio.NewReader(a.in).ReadString('\n')
+		if err != nil {
+			return fmt.Errorf("read user name: %w", err)
+		}
+		cr.Username = strings.TrimSpace(line)
+	}
+	if cr.Password == "" {
+		fmt.Fprint(a.err, "Password: ")
+		raw, err := term.ReadPassword(int(os.Stdin.Fd()))
+		fmt.Fprintln(a.err)
+		if err != nil {
+			return fmt.Errorf("read password: %w", err)
+		}
+		cr.Password = string(raw)
+	}
+	return nil
+}
+
+func logoutVerb(*pflag.FlagSet) runner {
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 0, 1, "a registry"); err != nil {
+			return err
+		}
+		server := serverKey(strings.Join(args, ""))
+		conf, err := loadDockerConfig()
+		if err != nil {
+			return err
+		}
+		found, err := conf.erase(ctx, server)
+		if err != nil {
+			return err
+		}
+		if !found {
+			fmt.Fprintln(a.out, "Not logged in to", server)
+			return nil
+		}
+		fmt.Fprintln(a.out, "Removing login credentials for", server)
+		return nil
+	}
+}
+
+func searchVerb(f *pflag.FlagSet) runner {
+	limit := f.Int("limit", 25, "how many results, at most 100")
+	filter := f.StringArrayP("filter", "f", nil, "stars=N or is-official=true")
+	long := f.Bool("no-trunc", false, "whole descriptions")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "a term"); err != nil {
+			return err
+		}
+		q := url.Values{"term": {args[0]}, "limit": {strconv.Itoa(*limit)}}
+		wanted := map[string][]string{}
+		for _, s := range *filter {
+			k, v, ok := strings.Cut(s, "=")
+			if !ok {
+				return fmt.Errorf("filter %q: want key=value", s)
+			}
+			wanted[k] = append(wanted[k], v)
+		}
+		if len(wanted) > 0 {
+			raw, err := json.Marshal(wanted)
+			if err != nil {
+				return err
+			}
+			q.Set("filters", string(raw))
+		}
+		return a.search(ctx, q, *long)
+	}
+}
+
+func (a *app) search(ctx context.Context, q url.Values, long bool) error {
+	server := hubServer
+	if first, _, ok := strings.Cut(q.Get("term"), "/"); ok && strings.ContainsAny(first, ".:") {
+		server = first
+	}
+	var header []string
+	if server != hubServer {
+		var err error
+		if header, err = registryAuth(ctx, server+"/x"); err != nil {
+			return err
+		}
+	}
+	resp, err := a.do(ctx, "GET", "/images/search", q, nil, header...)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var list []struct {
+		Name, Description string
+		Stars             int  `json:"star_count"`
+		Official          bool `json:"is_official"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+		return fmt.Errorf("read results: %w", err)
+	}
+	rows := [][]string{{"NAME", "DESCRIPTION", "STARS", "OFFICIAL"}}
+	for _, r := range list {
+		official := ""
+		if r.Official {
+			official = "[OK]"
+		}
+		text := strings.Join(strings.Fields(r.Description), " ")
+		if runes := []rune(text); !long && len(runes) > 45 {
+			text = string(runes[:44]) + "…"
+		}
+		rows = append(rows, []string{r.Name, text, strconv.Itoa(r.Stars), official})
+	}
+	a.table(rows)
+	return nil
+}
+
+// isNoImage tells whether a create failed for want of the image alone, or of one for the platform.
+func isNoImage(err error) bool {
+	var api *apiError
+	return errors.As(err, &api) && api.Status == http.StatusNotFound &&
+		(strings.Contains(api.Message, "No such image") || strings.Contains(api.Message, "does not match the specified platform"))
+}
+
+func registryVerb(f *pflag.FlagSet) runner {
+	listen := f.String("listen", "127.0.0.1:5000", "address and port to serve on")
+	cert := f.String("tls-cert", "", "file with the server's certificates (PEM); without one plain HTTP is served")
+	key := f.String("tls-key", "", "file with the certificate's key (PEM)")
+	users := f.String("htpasswd", "", "file with the users that may read and write, made with htpasswd -B; without one anybody may")
+	readOnly := f.Bool("read-only", false, "nobody may push or delete")
+	anyone := f.Bool("anyone-may-push", false, "allow writing without users on other addresses than this machine's own")
+	return func(ctx context.Context, a *app, args []string) error {
+		if len(args) != 1 || args[0] != "serve" {
+			return &ExitError{125, errors.New("want: registry serve")}
+		}
+		in := map[string]any{"Listen": *listen, "ReadOnly": *readOnly, "AnyoneMayPush": *anyone}
+		for field, file := range map[string]string{"TLSCert": *cert, "TLSKey": *key, "Htpasswd": *users} {
+			if file == "" {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			if len(text) == 0 {
+				return fmt.Errorf("%s is empty", file)
+			}
+			in[field] = string(text)
+		}
+		body, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		resp, err := a.do(ctx, "POST", "/coble/registry/serve", nil, bytes.NewReader(body), "Content-Type", "application/json")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		return showTransfer(resp.Body, a.out)
+	}
+}

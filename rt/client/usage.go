@@ -1,0 +1,182 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+)
+
+func size(n int64) string { return units.HumanSizeWithPrecision(float64(n), 4) }
+
+// filterQuery turns key=value texts into the API's filters.
+func filterQuery(texts []string) (url.Values, error) {
+	if len(texts) == 0 {
+		return url.Values{}, nil
+	}
+	f := map[string][]string{}
+	for _, t := range texts {
+		k, v, ok := strings.Cut(t, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("filter %q: want name=value", t)
+		}
+		f[k] = append(f[k], v)
+	}
+	b, err := json.Marshal(f)
+	return url.Values{"filters": {string(b)}}, err
+}
+
+func historyVerb(f *pflag.FlagSet) runner {
+	quiet := f.BoolP("quiet", "q", false, "ids only")
+	long := f.Bool("no-trunc", false, "whole ids and commands")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 1, 1, "an image"); err != nil {
+			return err
+		}
+		var list []struct {
+			ID                 string `json:"Id"`
+			CreatedBy, Comment string
+			Created, Size      int64
+		}
+		if err := a.call(ctx, "GET", "/images/"+args[0]+"/history", nil, nil, &list); err != nil {
+			return err
+		}
+		rows := [][]string{{"IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"}}
+		for _, h := range list {
+			id, by := strings.TrimPrefix(h.ID, "sha256:"), h.CreatedBy
+			if r := []rune(by); !*long {
+				id = id[:min(12, len(id))]
+				if len(r) > 45 {
+					by = string(r[:44]) + "…"
+				}
+			}
+			if *quiet {
+				fmt.Fprintln(a.out, id)
+				continue
+			}
+			made := ""
+			if h.Created != 0 {
+				made = ago(time.Unix(h.Created, 0))
+			}
+			rows = append(rows, []string{id, made, by, size(h.Size), h.Comment})
+		}
+		if !*quiet {
+			a.table(rows)
+		}
+		return nil
+	}
+}
+
+func imagePruneVerb(f *pflag.FlagSet) runner {
+	f.BoolP("force", "f", false, "as with docker; coble asks nothing")
+	all := f.BoolP("all", "a", false, "also images that have a name, if no container uses them")
+	filters := f.StringArray("filter", nil, "only those with until=TIME, label=NAME[=VALUE] or label!=NAME[=VALUE]")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 0, 0, "nothing"); err != nil {
+			return err
+		}
+		texts := append([]string{"dangling=" + strconv.FormatBool(!*all)}, *filters...)
+		q, err := filterQuery(texts)
+		if err != nil {
+			return err
+		}
+		var out struct {
+			ImagesDeleted  []struct{ Untagged, Deleted string }
+			SpaceReclaimed int64
+		}
+		if err := a.call(ctx, "POST", "/images/prune", q, nil, &out); err != nil {
+			return err
+		}
+		for _, d := range out.ImagesDeleted {
+			a.removed(d.Untagged, d.Deleted)
+		}
+		fmt.Fprintln(a.out, "Total reclaimed space:", size(out.SpaceReclaimed))
+		return nil
+	}
+}
+
+type dfImage struct {
+	ID                                    string `json:"Id"`
+	RepoTags                              []string
+	Created, Size, SharedSize, Containers int64
+}
+
+type dfContainer struct {
+	ID, Image, Status, State string
+	Names                    []string
+	SizeRw                   int64
+}
+
+func dfVerb(f *pflag.FlagSet) runner {
+	verbose := f.BoolP("verbose", "v", false, "each image and container")
+	return func(ctx context.Context, a *app, args []string) error {
+		if err := need(args, 0, 0, "nothing"); err != nil {
+			return err
+		}
+		var df struct {
+			LayersSize int64
+			Images     []dfImage
+			Containers []dfContainer
+		}
+		if err := a.call(ctx, "GET", "/system/df", nil, nil, &df); err != nil {
+			return err
+		}
+		if *verbose {
+			a.table(dfImageRows(df.Images))
+			fmt.Fprintln(a.out)
+			a.table(dfContainerRows(df.Containers))
+			return nil
+		}
+		used, running := 0, 0
+		free, rw, stopped := df.LayersSize, int64(0), int64(0)
+		for _, i := range df.Images {
+			if i.Containers > 0 {
+				used++
+				free -= i.Size - i.SharedSize
+			}
+		}
+		for _, c := range df.Containers {
+			rw += c.SizeRw
+			if c.State == "running" || c.State == "paused" {
+				running++
+			} else {
+				stopped += c.SizeRw
+			}
+		}
+		a.table([][]string{
+			{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"},
+			{"Images", strconv.Itoa(len(df.Images)), strconv.Itoa(used), size(df.LayersSize), size(max(free, 0))},
+			{"Containers", strconv.Itoa(len(df.Containers)), strconv.Itoa(running), size(rw), size(stopped)},
+		})
+		return nil
+	}
+}
+
+func dfImageRows(images []dfImage) [][]string {
+	rows := [][]string{{"IMAGE", "IMAGE ID", "CREATED", "SIZE", "SHARED", "UNIQUE", "CONTAINERS"}}
+	for _, i := range images {
+		name := "<none>"
+		if len(i.RepoTags) > 0 {
+			name = strings.Join(i.RepoTags, ", ")
+		}
+		rows = append(rows, []string{
+			name, strings.TrimPrefix(i.ID, "sha256:")[:12], ago(time.Unix(i.Created, 0)),
+			size(i.Size), size(i.SharedSize), size(i.Size - i.SharedSize), strconv.FormatInt(i.Containers, 10),
+		})
+	}
+	return rows
+}
+
+func dfContainerRows(list []dfContainer) [][]string {
+	rows := [][]string{{"CONTAINER", "CONTAINER ID", "IMAGE", "STATUS", "SIZE"}}
+	for _, c := range list {
+		rows = append(rows, []string{strings.TrimPrefix(strings.Join(c.Names, ","), "/"), c.ID[:12], c.Image, c.Status, size(c.SizeRw)})
+	}
+	return rows
+}

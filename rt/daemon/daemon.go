@@ -1,0 +1,188 @@
+// Package daemon is the engine's process: it opens the engine, serves the API on its listeners, launches what the TOML
+// file asks for and, on SIGTERM, stops everything in order. As PID 1's engine it boots the machine first. The keeper
+// starts it, and starts it again when it dies; each step may therefore run twice.
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/configs"
+	"github.com/coble-os/coble/layers/registry"
+	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/api"
+	"github.com/coble-os/coble/rt/engine"
+)
+
+// Options are the daemon's flags.
+type Options struct {
+	Root, Run   string   // absolute folders
+	Hosts       []string // unix://path, tcp://host:port, fd://number
+	Config      string   // TOML file; empty: none
+	Driver      string
+	InsecureTCP bool // serve tcp:// on other addresses than loopback, without TLS
+	Init        bool // this is PID 1's engine
+	Version     string
+	Debug       bool
+}
+
+// DefaultHost is where the API is served unless told otherwise.
+const DefaultHost = "unix:///run/coble/coble.sock"
+
+// Run serves until SIGTERM or SIGINT has stopped everything.
+func Run(o Options) error {
+	// Small machines: give memory back early.
+	debug.SetGCPercent(50)
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	os.WriteFile("/proc/self/comm", []byte("coble-engine"), 0)
+	log := newLog(o)
+	var conf configs.Config
+	var problems []configs.Problem
+	trace := engine.NewBootTrace()
+	if o.Init {
+		o, conf, problems = bootMachine(o, log, trace)
+	} else if o.Config != "" {
+		var err error
+		if conf, problems, err = configs.Load(o.Config); err != nil {
+			return err
+		}
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	e, err := engine.Open(engineOptions(o, conf, log, trace))
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return serve(e, o, log, engine.LaunchIn{Config: conf, Problems: problems}, signals)
+}
+
+func newLog(o Options) *slog.Logger {
+	level := slog.LevelInfo
+	if o.Debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func engineOptions(o Options, conf configs.Config, log *slog.Logger, trace *engine.BootTrace) engine.Options {
+	return engine.Options{
+		Root: o.Root, Run: o.Run, Driver: o.Driver, Log: log, Version: o.Version, Init: o.Init, Trace: trace,
+		Network:  engine.NetworkOptions{Subnet: conf.Network["default"].Subnet, MTU: conf.Network["default"].MTU},
+		Registry: registry.Config{Insecure: conf.Registry.Insecure, Mirrors: conf.Registry.Mirrors, Agent: "coble/" + o.Version},
+		Logs:     engine.LogOptions{MaxSize: int64(conf.Logs.MaxSize), MaxFiles: conf.Logs.MaxFiles},
+	}
+}
+
+// serve runs listeners and launcher until a signal comes, then the shutdown job.
+func serve(e *engine.Engine, o Options, log *slog.Logger, launch engine.LaunchIn, signals chan os.Signal) error {
+	srv := api.New(e, log)
+	for _, h := range o.Hosts {
+		l, err := listen(e, h, o.InsecureTCP)
+		if err != nil {
+			return err
+		}
+		// serveapi is a job like any other: it ends with the engine.
+		go engine.Do(context.Background(), e, "serveapi", func() error { return srv.Serve(l) }, h)
+	}
+	e.Ready()
+	go giveBackWhenQuiet(e.JobCount)
+	if o.Init {
+		go consoleShell(log)
+		go powerButton(e, log)
+	}
+	go engine.Do(context.Background(), e, "launch", launch)
+	go offerImages(e, launch.Config.Registry.Serve, log)
+	for s := range signals {
+		if s != unix.SIGHUP {
+			break
+		}
+		reload(e, o, log)
+	}
+	log.Info("shutting down")
+	return engine.Do(context.Background(), e, "shutdown", struct{}{})
+}
+
+// offerImages serves the machine's images, if the TOML file says so.
+func offerImages(e *engine.Engine, conf configs.RegistryServe, log *slog.Logger) {
+	if conf.Listen == "" {
+		return
+	}
+	in := engine.RegistryServeIn{Listen: conf.Listen, ReadOnly: conf.ReadOnly, AnyoneMayPush: conf.AnyoneMayPush}
+	for _, f := range []struct {
+		path string
+		text *string
+	}{{conf.TLSCert, &in.TLSCert}, {conf.TLSKey, &in.TLSKey}, {conf.Htpasswd, &in.Htpasswd}} {
+		if f.path == "" {
+			continue
+		}
+		b, err := os.ReadFile(f.path)
+		if err == nil && len(b) == 0 {
+			err = fmt.Errorf("%s is empty", f.path)
+		}
+		if err != nil {
+			log.Error("serve registry", "err", err)
+			return
+		}
+		*f.text = string(b)
+	}
+	if err := engine.Do(context.Background(), e, "registry-serve", in, in.Listen); err != nil {
+		log.Error("serve registry", "err", err)
+	}
+}
+
+// reload reads the TOML file again.
+func reload(e *engine.Engine, o Options, log *slog.Logger) {
+	if o.Config == "" {
+		return
+	}
+	conf, problems, err := configs.Load(o.Config)
+	if err != nil {
+		log.Error("reload", "err", err)
+		return
+	}
+	go engine.Do(context.Background(), e, "launch", engine.LaunchIn{Config: conf, Problems: problems})
+}
+
+// Clean takes away everything that a daemon with these folders ever made in the kernel: processes, cgroups, links,
+// rules. What lies in the folders stays, but for the run folder.
+func Clean(o Options) error {
+	if pid, alive := Alive(o.Run); alive {
+		return fmt.Errorf("clean up %s: its daemon still runs as process %d; stop it first: kill %d", o.Run, pid, pid)
+	}
+	name := engine.InstanceName(o.Root)
+	bridge := engine.BridgeName(name)
+	if err := engine.SweepCgroups(name, func(string) bool { return false }); err != nil {
+		return err
+	}
+	if err := netcfg.CleanUp(bridge, name); err != nil {
+		return err
+	}
+	engine.UnmountShared(o.Run)
+	return os.RemoveAll(o.Run)
+}
+
+// Alive says whether a keeper runs in the run folder.
+func Alive(run string) (pid int, alive bool) {
+	b, err := os.ReadFile(filepath.Join(run, "keeper.pid"))
+	if err != nil {
+		return 0, false
+	}
+	if _, err := fmt.Sscanf(strings.TrimSpace(string(b)), "%d", &pid); err != nil || pid <= 1 {
+		return 0, false
+	}
+	f, err := os.OpenFile(filepath.Join(run, "keeper.lock"), os.O_RDWR, 0)
+	if err != nil {
+		return pid, unix.Kill(pid, 0) == nil
+	}
+	defer f.Close()
+	return pid, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}

@@ -1,0 +1,243 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/coble-os/coble/rt/store"
+	"github.com/coble-os/coble/sandbox"
+)
+
+// adoptAll brings the engine's view and the kernel's together, whatever happened before, be it crash, upgrade or power
+// cut: containers whose process still lives are taken over, ends that were missed are committed, and what no record
+// claims is removed. A damaged record is reported and does not stop the others.
+func (e *Engine) adoptAll() {
+	ctx, cancel := context.WithTimeout(e.ctx, exitGrace)
+	e.keeper.waitReady(ctx)
+	cancel()
+	specs, err := e.store.Containers()
+	if err != nil {
+		e.log.Error("read containers", "err", err)
+	}
+	// All of those that have ended share one wait for how.
+	lost, cancel := context.WithTimeout(e.ctx, exitGrace)
+	defer cancel()
+	var planned, all []*ctr
+	e.mu.Lock()
+	for _, spec := range specs {
+		c := newCtr(e, spec, e.stateOf(spec))
+		e.containers[spec.ID], e.names[spec.Name] = c, spec.ID
+		all = append(all, c)
+	}
+	e.mu.Unlock()
+	for _, c := range all {
+		spec := c.spec()
+		e.claimAddress(c)
+		if !e.adopted {
+			c.setState(func(*store.State) {}) // what a boot begins with is this boot's state
+		}
+		if err := c.adopt(lost); err != nil {
+			e.log.Error("take over container", "container", spec.Name, "err", err)
+		}
+		if c.view().State.Status == container.StateRestarting {
+			planned = append(planned, c)
+		}
+	}
+	if err := e.store.SetRunMeta("adopted", true); err != nil {
+		e.log.Error("write state", "err", err)
+	}
+	e.sweep()
+	if err := e.applyNetwork(); err != nil {
+		e.log.Error("network", "err", err)
+	}
+	for _, c := range planned {
+		c.planRestart(time.Until(c.view().State.RestartAt))
+	}
+}
+
+// stateOf is this boot's state, or, on the first start of a boot, what was known at the last shutdown.
+func (e *Engine) stateOf(spec store.Spec) store.State {
+	st, ok, err := e.store.State(spec.ID)
+	if err != nil {
+		e.log.Error("read state", "container", spec.Name, "err", err)
+	}
+	switch {
+	case ok:
+		return st
+	case e.adopted:
+		// Made in this boot. What was asked for is the first that is written of a start: an engine died right then.
+		return store.State{Status: container.StateCreated, Starting: spec.WantRunning}
+	case spec.LastExit != nil:
+		return *spec.LastExit
+	case spec.WantRunning:
+		return store.State{Status: container.StateExited, ExitCode: 255, Error: "the machine went down while the container ran"}
+	default:
+		return store.State{Status: container.StateCreated}
+	}
+}
+
+// adopt takes over one container. lost bounds how long an exit status is looked for.
+func (c *ctr) adopt(lost context.Context) error {
+	st := c.view().State
+	switch {
+	case st.Starting:
+		return c.abandonStart()
+	case !isRunning(st):
+		return nil
+	}
+	l, err := c.logOf()
+	if err != nil {
+		return err
+	}
+	if err := l.Begin(st.Run, c.streams()...); err != nil {
+		return err
+	}
+	c.takeStreams()
+	proc, err := sandbox.Adopt(st.Pid, st.StartTime)
+	if err != nil {
+		code, known := c.inheritedExit(lost, procKey{st.Pid, st.StartTime})
+		if !known {
+			code = 255
+		}
+		c.ended(code, known)
+		c.e.keeper.forget(procKey{st.Pid, st.StartTime})
+		return nil
+	}
+	c.mu.Lock()
+	c.proc, c.exited = proc, make(chan struct{})
+	c.mu.Unlock()
+	if st.Status == container.StateRunning {
+		// An engine that died in the middle of an exec left the container frozen.
+		if g, ok := c.group(); ok {
+			if err := g.Thaw(); err != nil {
+				c.e.log.Error("thaw container", "container", c.spec().Name, "err", err)
+			}
+		}
+	}
+	c.e.claimPorts(c)
+	go c.watch(proc, true)
+	return nil
+}
+
+// streams are the numbers of the container's output streams.
+func (c *ctr) streams() []byte {
+	if c.spec().Config.Tty {
+		return []byte{1}
+	}
+	return []byte{1, 2}
+}
+
+// takeStreams takes the descriptors back from the keeper. A stream that it does not have has ended.
+func (c *ctr) takeStreams() {
+	k, l := c.e.keeper, c.log
+	if c.spec().Config.Tty {
+		if tty := k.take(c.fdName("tty")); tty != nil {
+			c.console = tty
+			if dup, err := dupFile(tty); err == nil {
+				l.Pump(1, dup)
+			}
+		}
+		return
+	}
+	c.stdin = k.take(c.fdName("0"))
+	for _, n := range c.streams() {
+		if f := k.take(c.fdName(fmt.Sprint(n))); f != nil {
+			l.Pump(n, f)
+		}
+	}
+}
+
+// abandonStart ends what is left of a start that an engine's death cut short.
+func (c *ctr) abandonStart() error {
+	c.killCgroup()
+	c.mu.Lock()
+	for _, what := range []string{"0", "1", "2", "tty"} {
+		if f := c.e.keeper.take(c.fdName(what)); f != nil {
+			f.Close()
+		}
+	}
+	c.closeHandles()
+	wanted := c.spec().WantRunning
+	c.mu.Unlock()
+	os.RemoveAll(filepath.Join(c.runDir(), "spool"))
+	closeShm(c.runDir())
+	c.removeCgroup()
+	c.setState(func(st *store.State) {
+		st.Starting, st.Pid = false, 0
+		if st.Status != container.StateCreated {
+			st.Status = container.StateExited
+		}
+		if wanted {
+			st.Status, st.RestartAt = container.StateRestarting, now()
+		}
+	})
+	return nil
+}
+
+// sweep removes what no record claims: descriptors at the keeper, cgroups with their processes, run folders, writable
+// layers. It runs before the first job.
+func (e *Engine) sweep() {
+	for name, f := range e.keeper.inherited {
+		if strings.HasPrefix(name, "listen.") {
+			continue
+		}
+		f.Close()
+		e.keeper.drop(name)
+		delete(e.keeper.inherited, name)
+	}
+	byID := func(id string) *ctr {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.containers[id]
+	}
+	claimed := func(id string) bool { return byID(id) != nil }
+	if err := SweepCgroups(e.name, func(name string) bool {
+		c := byID(name)
+		return c != nil && isRunning(c.view().State)
+	}); err != nil {
+		e.log.Error("sweep cgroups", "err", err)
+	}
+	sweepDir(filepath.Join(e.o.Run, "c"), claimed)
+	sweepDir(filepath.Join(e.o.Root, "containers"), claimed)
+	if err := e.images.SweepLayers(claimed); err != nil {
+		e.log.Error("sweep layers", "err", err)
+	}
+}
+
+func sweepDir(dir string, claimed func(string) bool) {
+	entries, _ := os.ReadDir(dir)
+	for _, d := range entries {
+		if !claimed(d.Name()) {
+			removeRunDir(filepath.Join(dir, d.Name()))
+		}
+	}
+}
+
+// findPredecessor finds out what earlier engines of this boot got done. Where none has launched what the file and the
+// restart policies want (the machine was down, the last engine shut down politely, or died on the way), this one does.
+func (e *Engine) findPredecessor() {
+	e.adopted, e.fresh = e.store.RunMeta("adopted"), !e.store.RunMeta("launched")
+}
+
+func (e *Engine) isFresh() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.fresh
+}
+
+// launched notes that the launch is done: the next engine of this boot, and a reload, leave alone what was stopped since.
+func (e *Engine) launched() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closing {
+		return nil
+	}
+	e.fresh = false
+	return e.store.SetRunMeta("launched", true)
+}

@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/coble-os/coble/rt/store"
+	"github.com/coble-os/coble/sandbox/cgroup"
+)
+
+// group is the container's control group; ok is false where it has none.
+func (c *ctr) group() (g *cgroup.Group, ok bool) {
+	g, err := cgroup.Open(c.cgroup())
+	return g, err == nil
+}
+
+func (c *ctr) removeCgroup() {
+	if g, ok := c.group(); ok {
+		c.noteWritten(g)
+		if err := endGroup(g); err != nil {
+			c.e.log.Error("remove cgroup", "container", c.spec().Name, "err", err)
+		}
+	}
+}
+
+// noteWritten writes down what the present run has written to storage, before the kernel's count goes with the group.
+// Twice in a run, as after an engine's death, does no harm.
+func (c *ctr) noteWritten(g *cgroup.Group) {
+	n, err := g.Written()
+	if err != nil {
+		c.e.log.Error("read what container wrote", "container", c.spec().Name, "err", err)
+	}
+	if n > c.view().State.WrittenNow {
+		c.setState(func(st *store.State) { st.WrittenNow = n })
+	}
+}
+
+// written is what all runs have written to storage, in bytes, since the container was made or the machine was switched
+// on without a shutdown before.
+func (c *ctr) written() uint64 {
+	st := c.view().State
+	if g, ok := c.group(); ok && isRunning(st) {
+		if n, err := g.Written(); err == nil {
+			st.WrittenNow = max(st.WrittenNow, n)
+		}
+	}
+	return st.Written + st.WrittenNow
+}
+
+// endGroup kills what is left in a group and removes it.
+func endGroup(g *cgroup.Group) error {
+	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
+	defer cancel()
+	for {
+		if err := g.Kill(ctx); err != nil {
+			return err
+		}
+		err := g.Remove()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond) // a killed process leaves its group when its parent has reaped it
+	}
+}
+
+func (c *ctr) killCgroup() {
+	g, ok := c.group()
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
+	defer cancel()
+	if err := g.Kill(ctx); err != nil {
+		c.e.log.Error("kill processes", "container", c.spec().Name, "err", err)
+	}
+}
+
+func (c *ctr) oomKilled() bool {
+	g, ok := c.group()
+	if !ok {
+		return false
+	}
+	n, err := g.OOMKills()
+	return err == nil && n > 0
+}
+
+func (c *ctr) freeze(ctx context.Context) error {
+	g, err := cgroup.Open(c.cgroup())
+	if err != nil {
+		return err
+	}
+	return g.Freeze(ctx)
+}
+
+// thaw lets a paused container go on; one that is not paused stays as it is.
+func (c *ctr) thaw() error {
+	if c.view().State.Status != container.StatePaused {
+		return nil
+	}
+	g, err := cgroup.Open(c.cgroup())
+	if err != nil {
+		return err
+	}
+	if err := g.Thaw(); err != nil {
+		return err
+	}
+	c.setState(func(st *store.State) { st.Status = container.StateRunning })
+	return nil
+}
+
+func (c *ctr) setStopAsked() { c.setState(func(st *store.State) { st.StopAsked = true }) }
+
+// SweepCgroups ends and removes the groups of an instance that nobody claims, and the instance's own folders when they
+// are empty then.
+func SweepCgroups(instance string, claimed func(id string) bool) error {
+	layout, err := cgroup.Detect()
+	if err != nil {
+		return err
+	}
+	var bad error
+	for _, h := range layout.Hierarchies {
+		entries, err := os.ReadDir(filepath.Join(h.Mount, instance))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		bad = errors.Join(bad, err)
+		for _, d := range entries {
+			if !d.IsDir() || claimed(d.Name()) {
+				continue
+			}
+			if g, err := cgroup.Open("/" + instance + "/" + d.Name()); err == nil {
+				bad = errors.Join(bad, endGroup(g))
+			}
+		}
+		os.Remove(filepath.Join(h.Mount, instance))
+	}
+	return bad
+}
+
+// CgroupVersion is 1 (also for hybrid machines) or 2; 0 where there are no control groups.
+func CgroupVersion() int {
+	l, err := cgroup.Detect()
+	switch {
+	case err != nil:
+		return 0
+	case l.Unified:
+		return 2
+	}
+	return 1
+}

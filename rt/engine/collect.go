@@ -1,0 +1,174 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/coble-os/coble/configs"
+	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/repo"
+)
+
+// keepRules are what the TOML file says about images that nobody uses.
+type keepRules struct {
+	limits repo.Limits
+	names  []string // of images that stay
+}
+
+// rulesOf is pure. Images that the file names stay, whether as a section or as a container's. While the file has a mistake
+// nobody knows all that it means to name: then nothing is removed.
+func rulesOf(c configs.Config, problems []configs.Problem) keepRules {
+	if len(problems) > 0 {
+		return keepRules{}
+	}
+	r := keepRules{limits: repo.Limits{Max: int64(c.Storage.ImagesMax), Unused: time.Duration(c.Storage.ImagesUnused)}}
+	r.names = slices.AppendSeq(r.names, maps.Keys(c.Image))
+	for _, ct := range c.Container {
+		r.names = append(r.names, ct.Image)
+	}
+	return r
+}
+
+// text is what the limits are, for people.
+func (r keepRules) text() []string {
+	var out []string
+	if r.limits.Max > 0 {
+		out = append(out, "images_max="+units.BytesSize(float64(r.limits.Max)))
+	}
+	if r.limits.Unused > 0 {
+		out = append(out, "images_unused="+configs.Age(r.limits.Unused).String())
+	}
+	return out
+}
+
+func (e *Engine) setRules(r keepRules) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.rules = r
+}
+
+func (e *Engine) keepRules() keepRules {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.rules
+}
+
+// collectEvery is how often images are looked at when nothing comes in.
+const collectEvery = 24 * time.Hour
+
+// collectDaily runs until the engine ends.
+func (e *Engine) collectDaily() {
+	tick := time.NewTicker(collectEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			e.collectSoon()
+		case <-e.ctx.Done():
+			return
+		}
+	}
+}
+
+// collectSoon begins the job collect, if there are limits; nobody waits for it.
+func (e *Engine) collectSoon() {
+	rules := e.keepRules()
+	if rules.limits == (repo.Limits{}) {
+		return
+	}
+	go func() {
+		if err := Do(e.ctx, e, "collect", struct{}{}, rules.text()...); err != nil && e.ctx.Err() == nil {
+			e.log.Error("collect images", "err", err)
+		}
+	}()
+}
+
+// collect removes images until the limits hold. One that comes into use meanwhile stays.
+func (e *Engine) collect(j *Job, _ struct{}) (any, error) {
+	e.collecting.Lock()
+	defer e.collecting.Unlock()
+	rules := e.keepRules()
+	all, sizes, err := e.images.Holdings()
+	if err != nil {
+		return nil, err
+	}
+	kept := map[image.ID]bool{}
+	for _, n := range rules.names {
+		if img, err := e.images.Get(n); err == nil {
+			kept[img.ID] = true
+		}
+	}
+	for _, v := range e.Containers() {
+		kept[image.ID(v.ImageID)] = true
+	}
+	at := now()
+	for i := range all {
+		all[i].Kept = all[i].Kept || kept[all[i].ID]
+		if all[i].StaleUse(at) {
+			e.used(all[i].ID.String()) // its age counts from now on
+		}
+	}
+	excess, over := repo.Exceeding(rules.limits, at, all, sizes)
+	var gone []string
+	for _, x := range excess {
+		if err := j.Context().Err(); err != nil {
+			return nil, err
+		}
+		removed, err := e.dropImage(x)
+		if err != nil {
+			return nil, err
+		}
+		if removed {
+			gone = append(gone, imageTitle(x.Holding))
+		}
+	}
+	if len(gone) > 0 {
+		j.Note("removed " + strings.Join(gone, ", "))
+	}
+	if over > 0 {
+		e.log.Warn("images take more than they should, and all are needed", "limit", units.BytesSize(float64(rules.limits.Max)), "over", units.BytesSize(float64(over)))
+	}
+	return nil, nil
+}
+
+// dropImage removes one image with its names, unless somebody has begun to use it.
+func (e *Engine) dropImage(x repo.Excess) (bool, error) {
+	gone, err := e.images.Remove(x.ID.String(), true)
+	if errors.Is(err, repo.ErrInUse) || errors.Is(err, repo.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("remove image %s: %w", imageTitle(x.Holding), err)
+	}
+	for _, r := range gone {
+		switch {
+		case r.Untagged != "":
+			e.imageEvent(events.ActionUnTag, x.ID.String(), r.Untagged)
+		case r.Deleted != "":
+			e.imageEvent(events.ActionDelete, x.ID.String(), r.Deleted)
+		}
+	}
+	e.log.Info("image removed", "image", imageTitle(x.Holding), "because", string(x.Why), "used", x.Used.Format(time.DateOnly))
+	return true, nil
+}
+
+func imageTitle(h repo.Holding) string {
+	if len(h.Names) > 0 {
+		return h.Names[0]
+	}
+	return h.ID.Encoded()[:12]
+}
+
+// used notes that an image was used now.
+func (e *Engine) used(id string) {
+	if err := e.images.Use(image.ID(id), now()); err != nil {
+		e.log.Error("note use of image", "image", id, "err", err)
+	}
+}

@@ -1,0 +1,170 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/request"
+)
+
+// CommitIn asks for an image of a container's changes.
+type CommitIn struct {
+	Ref   string
+	Name  string // of the image; empty: none
+	Pause bool   // freeze the container meanwhile, if it runs
+	request.Commit
+}
+
+func (e *Engine) commit(j *Job, in CommitIn) (image.ID, error) {
+	c, err := e.find(in.Ref)
+	if err != nil {
+		return "", err
+	}
+	spec := c.spec()
+	base, err := e.images.Get(spec.ImageID)
+	if err != nil {
+		return "", imageError(err)
+	}
+	img, err := request.Committed(base, spec, in.Commit, now())
+	if err != nil {
+		return "", err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	if c.view().State.Status == "running" && in.Pause {
+		if err := c.freeze(j.Context()); err != nil {
+			return "", err
+		}
+		defer func() {
+			if err := c.thaw(); err != nil {
+				e.log.Error("let container go on after commit", "container", spec.Name, "err", err)
+			}
+		}()
+	}
+	id, err := e.images.Commit(j.Context(), spec.ID, repo.NewImage{Config: request.Encoder(img), Name: in.Name})
+	if err != nil {
+		return "", archiveError(err)
+	}
+	e.used(id.String())
+	e.collectSoon()
+	c.emit(events.ActionCommit, map[string]string{"comment": in.Comment, "imageID": id.String(), "imageRef": in.Name})
+	return id, nil
+}
+
+// archiveError gives errors about what came in their kind; what the disk says is the machine's.
+func archiveError(err error) error {
+	switch {
+	case errors.Is(err, repo.ErrNotFound):
+		return fault.As(fault.NotFound, err)
+	case errors.Is(err, blob.ErrNoSpace), errors.Is(err, repo.ErrDamaged):
+		return err
+	case errors.Is(err, image.ErrInvalid), errors.Is(err, archive.ErrHostile), errors.Is(err, archive.ErrLimit), errors.Is(err, archive.ErrBroken),
+		errors.Is(err, blob.ErrTruncated), errors.Is(err, blob.ErrDigest):
+		return fault.As(fault.Invalid, err)
+	}
+	return err
+}
+
+// ImportIn asks for an image of one layer: the job's Stdin, a tar stream.
+type ImportIn struct {
+	Name     string // of the image; empty: none
+	Comment  string
+	Changes  []string
+	Platform image.Platform // empty: this machine's
+}
+
+func (e *Engine) importImage(j *Job, in ImportIn) (image.ID, error) {
+	if in.Platform.Architecture == "" {
+		in.Platform = repo.Here()
+	}
+	img, err := request.Imported(in.Comment, in.Changes, in.Platform, now())
+	if err != nil {
+		return "", err
+	}
+	from := j.Stdin
+	if from == nil {
+		from = io.MultiReader()
+	}
+	id, err := e.images.Import(j.Context(), from, repo.NewImage{Config: request.Encoder(img), Name: in.Name})
+	if err != nil {
+		return "", archiveError(err)
+	}
+	e.used(id.String())
+	e.collectSoon()
+	e.imageEvent(events.ActionImport, id.String(), in.Name)
+	return id, nil
+}
+
+// save writes an archive of images to the job's Stdout. Nothing is written if there is an error before the first of them.
+func (e *Engine) save(j *Job, names []string) (any, error) {
+	if len(names) == 0 {
+		return nil, fault.New(fault.Invalid, "save images: name at least one")
+	}
+	s, err := e.images.Save(names)
+	if err != nil {
+		return nil, imageError(err)
+	}
+	err = s.Write(j.Context(), j.Stdout)
+	if err = errors.Join(err, s.Close()); err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if img, err := e.images.Get(n); err == nil {
+			e.imageEvent(events.ActionSave, img.ID.String(), n)
+		}
+	}
+	return nil, nil
+}
+
+// export writes a container's root file system, without what is mounted on it, to the job's Stdout as a tar stream.
+func (e *Engine) export(j *Job, ref string) (any, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	err = c.withRoot(false, func(root *os.File) error {
+		return archive.Pack(j.Context(), root, ".", j.Stdout, archive.PackOptions{Marks: archive.NoMarks})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("export container %s: %w", c.spec().Name, err)
+	}
+	c.emit(events.ActionExport, nil)
+	return nil, nil
+}
+
+// changes lists what a container has otherwise than its image.
+func (e *Engine) changes(_ *Job, ref string) ([]repo.Change, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	cs, err := e.images.Changes(c.spec().ID)
+	if err != nil {
+		return nil, fmt.Errorf("changes of container %s: %w", c.spec().Name, err)
+	}
+	return slices.DeleteFunc(cs, ownStub), nil
+}
+
+// ownStub tells whether the engine made it, as something to mount on, and not the container, which can't reach it.
+func ownStub(c repo.Change) bool {
+	switch c.Path {
+	case "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev", "/proc", "/sys":
+		return c.Kind == driver.Added
+	}
+	return false
+}
+
+// viewDir is a folder to mount a container's root on, in a namespace of its own.
+func (c *ctr) viewDir() string { return filepath.Join(c.runDir(), "rootfs") }

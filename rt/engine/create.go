@@ -1,0 +1,138 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/logs"
+	"github.com/coble-os/coble/rt/request"
+	"github.com/coble-os/coble/rt/store"
+)
+
+// CreateOut is what became of it.
+type CreateOut struct {
+	ID       string
+	Warnings []string
+}
+
+// create makes the record and the writable layer; nothing of the kernel's is touched.
+func (e *Engine) create(j *Job, in request.Create) (CreateOut, error) {
+	if err := request.Check(in, machine()); err != nil {
+		return CreateOut{}, err
+	}
+	if err := e.pinReferences(&in.Host); err != nil {
+		return CreateOut{}, err
+	}
+	img, err := e.images.Get(in.Config.Image)
+	if err != nil {
+		return CreateOut{}, imageError(err)
+	}
+	if err := checkPlatform(img, in); err != nil {
+		return CreateOut{}, err
+	}
+	id := randomID()
+	if in.Name == "" {
+		in.Name = e.freeName(id)
+	}
+	spec, err := request.Record(in, img, id, now())
+	if err != nil {
+		return CreateOut{}, err
+	}
+	if _, err := e.logOptions(spec); err != nil {
+		return CreateOut{}, err
+	}
+	if err := e.insert(spec); err != nil {
+		return CreateOut{}, err
+	}
+	c, _ := e.find(spec.ID)
+	e.used(spec.ImageID)
+	c.emit(events.ActionCreate, nil)
+	return CreateOut{ID: spec.ID, Warnings: []string{}}, nil
+}
+
+// insert writes the layer, then the record: a layer without a record is swept at the next start, a record without its
+// layer is never seen.
+func (e *Engine) insert(spec store.Spec) error {
+	e.mu.Lock()
+	holder, taken := e.names[spec.Name]
+	if !taken {
+		e.names[spec.Name] = spec.ID
+	}
+	e.mu.Unlock()
+	if taken {
+		return nameTaken(spec.Name, holder)
+	}
+	limit, err := request.DiskLimit(spec.Host)
+	if err == nil {
+		err = e.images.CreateLayer(spec.ID, image.ID(spec.ImageID), limit)
+	}
+	if err == nil {
+		if err = e.store.AddContainer(spec); err != nil {
+			e.images.RemoveLayer(spec.ID)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil {
+		delete(e.names, spec.Name)
+		var taken store.ErrNameTaken
+		if errors.As(err, &taken) {
+			return nameTaken(spec.Name, taken.Holder)
+		}
+		if errors.Is(err, driver.ErrUnsupported) {
+			return fault.As(fault.Unsupported, fmt.Errorf("create container %s: %w", spec.Name, err))
+		}
+		return fmt.Errorf("create container %s: %w", spec.Name, err)
+	}
+	e.containers[spec.ID] = newCtr(e, spec, store.State{Status: container.StateCreated})
+	return nil
+}
+
+// logOptions reads the container's log driver and its options.
+func (e *Engine) logOptions(spec store.Spec) (logs.Options, error) {
+	o := logs.Options{
+		SpoolDir: e.o.Run + "/c/" + spec.ID + "/spool", LogDir: e.o.Root + "/containers/" + spec.ID + "/log",
+		MaxSize: e.o.Logs.MaxSize, MaxFiles: e.o.Logs.MaxFiles,
+	}
+	switch spec.Host.LogConfig.Type {
+	case "", "json-file", "local":
+	case "none":
+		o.Discard = true
+	default:
+		return o, fault.New(fault.Invalid, "logger: no log driver named '%s' is registered: use json-file, local or none", spec.Host.LogConfig.Type)
+	}
+	for k, v := range spec.Host.LogConfig.Config {
+		var err error
+		switch k {
+		case "max-size":
+			o.MaxSize, err = units.RAMInBytes(v)
+		case "max-file":
+			_, err = fmt.Sscanf(v, "%d", &o.MaxFiles)
+		default:
+			return o, fault.New(fault.Invalid, "unknown log opt '%s' for %s log driver", k, spec.Host.LogConfig.Type)
+		}
+		if err != nil || o.MaxSize <= 0 || o.MaxFiles <= 0 {
+			return o, fault.New(fault.Invalid, "invalid value for log opt %s: %q", k, v)
+		}
+	}
+	return o, nil
+}
+
+func nameTaken(name, holder string) error {
+	return fault.New(fault.Conflict, `Conflict. The container name "/%s" is already in use by container "%s". You have to remove (or rename) that container to be able to reuse that name.`, name, holder)
+}
+
+func imageError(err error) error {
+	if errors.Is(err, repo.ErrNotFound) {
+		return fault.As(fault.NotFound, err)
+	}
+	return fault.As(fault.Invalid, err)
+}

@@ -1,0 +1,251 @@
+// Package engine is the daemon's middle: a table of job handlers, the containers, and what happens to them. The HTTP
+// server above it decodes requests into jobs; layers, netcfg and sandbox below it do the work and never call back up.
+// The engine may be killed at any instruction: containers run on, and the next engine takes them over (adopt.go).
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/coble-os/coble/layers/registry"
+	"github.com/coble-os/coble/layers/registry/server"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/netcfg/ipam"
+	"github.com/coble-os/coble/rt/store"
+	"github.com/coble-os/coble/sandbox/cgroup"
+)
+
+// Options say where an engine lives.
+type Options struct {
+	Root    string // durable state: images, containers, volumes, the store
+	Run     string // state of this boot
+	Driver  string // graph driver; empty: the best available
+	Network NetworkOptions
+	Logs    LogOptions
+	// Registry is what the machine's owner says about registries.
+	Registry registry.Config
+	Log      *slog.Logger
+	Version  string
+	Init     bool       // coble is PID 1 here
+	Trace    *BootTrace // what happened before; nil: nothing
+}
+
+// NetworkOptions describe the default bridge network.
+type NetworkOptions struct {
+	Subnet string // CIDR; empty: 10.88.0.0/16, or the next free /16 where the host routes that already
+	MTU    int    // 0: the kernel's default
+}
+
+// LogOptions bound a container's log unless the container says otherwise.
+type LogOptions struct {
+	MaxSize  int64 // bytes of one file
+	MaxFiles int
+}
+
+// Engine is the table of handlers and the store of containers.
+type Engine struct {
+	o        Options
+	id       string // of this installation, 32 hex digits
+	log      *slog.Logger
+	store    *store.Store
+	images   *repo.Repo
+	registry *registry.Client
+	net      *netcfg.Bridge
+	pool     *ipam.Pool
+	keeper   *keeperLink
+	jobs     jobTable
+	events   eventLog
+	name     string // instance name: of the bridge, the nftables table and the cgroup
+	boot     *BootTrace
+	problems problemList
+	adopted  bool // an earlier engine of this boot has written down the state of every container
+
+	mu         sync.Mutex
+	containers map[string]*ctr       // by id; guarded by mu
+	names      map[string]string     // name to id; guarded by mu
+	execs      map[string]*execution // by id; guarded by mu
+	ports      map[portKey]string    // host port to container id; guarded by mu
+	pushed     *server.Store         // what others pushed to this machine; nil until it is served; guarded by mu
+	closing    bool                  // no new starts; guarded by mu
+	fresh      bool                  // nobody has launched since the machine or the daemon was down; guarded by mu
+
+	rules keepRules // of images that nobody uses; guarded by mu
+
+	launching  sync.Mutex // held by the launch job
+	collecting sync.Mutex // held by the collect job
+
+	ctx    context.Context // ends with the engine
+	cancel context.CancelFunc
+	// done is closed when Shutdown has ended.
+	done chan struct{}
+}
+
+// Open opens the stores, finds what an earlier engine left, takes over its containers and removes what nobody claims.
+// When it returns, the engine's view of the world is true and jobs may run.
+func Open(o Options) (*Engine, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Logs.MaxSize == 0 {
+		o.Logs = LogOptions{MaxSize: 20 << 20, MaxFiles: 5}
+	}
+	e := &Engine{
+		o: o, log: o.Log, name: InstanceName(o.Root),
+		containers: map[string]*ctr{}, execs: map[string]*execution{}, names: map[string]string{}, ports: map[portKey]string{},
+		done: make(chan struct{}), boot: o.Trace,
+	}
+	if e.boot == nil {
+		e.boot = NewBootTrace()
+	}
+	if o.Init {
+		e.name = "coble" // the machine's only engine, wherever its disk is mounted
+	}
+	e.jobs.handlers = map[string]func(*Job, any) (any, error){}
+	e.jobs.running = map[uint64]*Job{}
+	e.events.listeners = map[chan events.Message]struct{}{}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	if err := e.openParts(); err != nil {
+		e.cancel()
+		return nil, err
+	}
+	e.registerJobs()
+	e.registerRegistryJobs()
+	// In a group of its own: that of a container may have a limit.
+	if err := cgroup.CountDisk("/"+e.name+"-count", e.o.Root); err != nil {
+		e.log.Error("control groups", "err", err)
+	}
+	e.adoptAll()
+	go e.collectDaily()
+	return e, nil
+}
+
+// openParts opens what the engine stands on, in order.
+func (e *Engine) openParts() (err error) {
+	if err := e.makeFolders(); err != nil {
+		return err
+	}
+	if e.keeper, err = openKeeperLink(); err != nil {
+		return err
+	}
+	if e.store, err = store.Open(e.o.Root, e.o.Run, names{}); err != nil {
+		return err
+	}
+	e.findPredecessor()
+	if err := e.openID(); err != nil {
+		return err
+	}
+	if e.images, err = repo.Open(repo.Options{Root: e.o.Root, DB: e.store.Durable, Driver: e.o.Driver}); err != nil {
+		return fmt.Errorf("open images: %w", err)
+	}
+	return e.openNetwork()
+}
+
+// makeFolders makes what is missing and closes it: nobody but root walks into images and containers, whose set-uid
+// programs are not this machine's (CVE-2021-41091). The run folder itself lets through to the socket.
+func (e *Engine) makeFolders() error {
+	for dir, perm := range map[string]os.FileMode{
+		e.o.Root: 0o710, filepath.Join(e.o.Root, "containers"): 0o710, e.o.Run: 0o711, filepath.Join(e.o.Run, "c"): 0o710,
+	} {
+		if err := os.MkdirAll(dir, perm); err != nil {
+			return fmt.Errorf("make folder: %w", err)
+		}
+		if err := os.Chmod(dir, perm); err != nil {
+			return fmt.Errorf("close folder: %w", err)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) openID() error {
+	if e.id = string(e.store.Meta("id")); e.id != "" {
+		return nil
+	}
+	e.id = randomID()[:32]
+	return e.store.PutMeta("id", []byte(e.id))
+}
+
+// DefaultRoot is where an engine keeps its durable state unless told otherwise.
+const DefaultRoot = "/var/lib/coble"
+
+// InstanceName names an engine's kernel objects: "coble" for the default root, and a name of its own, at most 12
+// characters, for every other root, so that two engines on one host never touch each other's.
+func InstanceName(root string) string {
+	if root == DefaultRoot {
+		return "coble"
+	}
+	sum := hashString(root)
+	return "cb" + sum[:8]
+}
+
+func randomID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// Close leaves the containers running and lets go of everything else. Shutdown stops them first.
+func (e *Engine) Close() error {
+	e.cancel()
+	return errors.Join(e.store.Close())
+}
+
+// Done is closed when a shutdown job has stopped everything.
+func (e *Engine) Done() <-chan struct{} { return e.done }
+
+// ID identifies the installation.
+func (e *Engine) ID() string { return e.id }
+
+// Options returns what the engine was opened with.
+func (e *Engine) Options() Options { return e.o }
+
+// now is a time as the records keep it.
+func now() time.Time { return time.Now().UTC() }
+
+// Ready tells the keeper that the API answers.
+func (e *Engine) Ready() { e.keeper.say("READY=1") }
+
+// TakeListener returns the socket that an earlier engine listened on for this address, or nil.
+func (e *Engine) TakeListener(host string) net.Listener {
+	f := e.keeper.take(listenerName(host))
+	if f == nil {
+		return nil
+	}
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+		if _, err := os.Lstat(strings.TrimPrefix(host, "unix://")); err != nil {
+			l.Close() // somebody removed the name: nobody could call
+			return nil
+		}
+	}
+	return l
+}
+
+// StoreListener gives the keeper a copy of a listening socket.
+func (e *Engine) StoreListener(host string, l net.Listener) error {
+	c, ok := l.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	return e.keeper.store(listenerName(host), c)
+}
+
+func listenerName(host string) string { return "listen." + hashString(host)[:12] }

@@ -1,0 +1,359 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/ocispec"
+	"github.com/coble-os/coble/rt/request"
+	"github.com/coble-os/coble/sandbox"
+	"github.com/coble-os/coble/sandbox/rootfs"
+)
+
+// ExecIn asks for another process in a running container.
+type ExecIn struct {
+	Ref        string
+	Cmd, Env   []string
+	User       string // empty: the container's
+	WorkingDir string // empty: the container's
+	Tty        bool
+	Stdin      bool // connect the standard input
+	Stdout     bool
+	Stderr     bool
+	Privileged bool
+	DetachKeys []byte // typed on its terminal, they let the client go
+}
+
+// ExecView is an exec as others may see it.
+type ExecView struct {
+	ExecIn
+	ID, Container string
+	Running       bool
+	Pid           int
+	ExitCode      *int // nil until it has ended
+}
+
+// execution is one exec. It lives as long as its container and this engine: its output has no other reader.
+type execution struct {
+	c  *ctr
+	id string
+	in ExecIn
+
+	mu      sync.Mutex
+	started bool     // guarded by mu
+	running bool     // guarded by mu
+	pid     int      // guarded by mu; kept when it has ended
+	code    *int     // guarded by mu
+	console *os.File // guarded by mu
+}
+
+func (e *Engine) findExec(id string) (*execution, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if x := e.execs[id]; x != nil {
+		return x, nil
+	}
+	return nil, fault.New(fault.NotFound, "No such exec instance: %s", id)
+}
+
+// execCreate notes what to run.
+func (e *Engine) execCreate(_ *Job, in ExecIn) (string, error) {
+	c, err := e.find(in.Ref)
+	if err != nil {
+		return "", err
+	}
+	if err := c.execAllowed(); err != nil {
+		return "", err
+	}
+	if len(in.Cmd) == 0 || in.Cmd[0] == "" {
+		return "", fault.New(fault.Invalid, "No exec command specified")
+	}
+	x := &execution{c: c, id: randomID(), in: in}
+	e.mu.Lock()
+	e.execs[x.id] = x
+	e.mu.Unlock()
+	c.emit(events.Action("exec_create: "+strings.Join(in.Cmd, " ")), map[string]string{"execID": x.id})
+	return x.id, nil
+}
+
+func (c *ctr) execAllowed() error {
+	switch st := c.view().State; {
+	case st.Status == container.StatePaused:
+		return fault.New(fault.Conflict, "container %s is paused, unpause the container before exec", c.spec().Name)
+	case st.Status == container.StateRestarting:
+		return fault.New(fault.Conflict, "container %s is restarting, wait until the container is running", c.spec().ID)
+	case !isRunning(st):
+		return fault.New(fault.Conflict, "container %s is not running", c.spec().ID)
+	}
+	return nil
+}
+
+// ExecStartIn starts a noted exec.
+type ExecStartIn struct {
+	ID          string
+	Detach      bool
+	ConsoleSize [2]uint // rows, columns
+}
+
+// execStart runs it to its end, or, detached, only starts it.
+func (e *Engine) execStart(j *Job, in ExecStartIn) (any, error) {
+	x, err := e.findExec(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.c.execAllowed(); err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	again := x.started
+	x.started = true
+	x.mu.Unlock()
+	if again {
+		return nil, fault.New(fault.Conflict, "exec command %s has already run", in.ID)
+	}
+	ends, proc, err := x.start(j.Context(), in)
+	if err != nil {
+		x.ended(exitCodeOf(err.Error()))
+		return nil, err
+	}
+	copied := x.connect(j, ends, in.Detach)
+	if in.Detach {
+		go x.wait(proc, ends, copied)
+		return nil, nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		x.wait(proc, ends, copied)
+	}()
+	select {
+	case <-done:
+	case <-j.Context().Done(): // the client has gone, or typed its detach keys: the process goes on
+	}
+	return nil, nil
+}
+
+// start makes the streams and the process.
+func (x *execution) start(ctx context.Context, in ExecStartIn) (ends [3]*os.File, proc *sandbox.Process, err error) {
+	x.c.mu.Lock()
+	target := x.c.proc
+	x.c.mu.Unlock()
+	if target == nil {
+		return ends, nil, fault.New(fault.Conflict, "container %s is not running", x.c.spec().ID)
+	}
+	process, filter, err := x.process(target.Pid)
+	if err != nil {
+		return ends, nil, err
+	}
+	if in.ConsoleSize[0] > 0 && x.in.Tty {
+		process.ConsoleSize = &specs.Box{Height: in.ConsoleSize[0], Width: in.ConsoleSize[1]}
+	}
+	var child [3]*os.File
+	if !x.in.Tty {
+		if ends, child, err = x.pipes(); err != nil {
+			return ends, nil, err
+		}
+	}
+	proc, err = sandbox.Exec(ctx, sandbox.ExecConfig{
+		Target: target, CgroupPath: x.c.cgroup(), Freeze: x.c.pidFamily(), Process: process, Seccomp: filter, Stdin: child[0], Stdout: child[1], Stderr: child[2],
+		State: specs.State{Version: specs.Version, ID: x.c.spec().ID, Status: specs.StateRunning, Pid: target.Pid, Bundle: x.c.runDir()},
+	})
+	closeAll(child)
+	if err != nil {
+		closeAll(ends)
+		return ends, nil, x.c.startError(err)
+	}
+	x.mu.Lock()
+	x.running, x.pid, x.console = true, proc.Pid, proc.Console
+	x.mu.Unlock()
+	x.c.emit(events.Action("exec_start: "+strings.Join(x.in.Cmd, " ")), map[string]string{"execID": x.id})
+	return ends, proc, nil
+}
+
+// process is what to run, with the container's own limits and filter.
+func (x *execution) process(target int) (*specs.Process, *specs.LinuxSeccomp, error) {
+	spec := x.c.spec()
+	if x.in.User != "" {
+		spec.Config.User = x.in.User
+	}
+	spec.Config.Tty = x.in.Tty
+	spec.Config.Env = request.MergeEnv(spec.Config.Env, x.in.Env)
+	if x.in.WorkingDir != "" {
+		spec.Config.WorkingDir = x.in.WorkingDir
+	}
+	spec.Path, spec.Args = x.in.Cmd[0], x.in.Cmd[1:]
+	root, err := rootfs.Open(fmt.Sprintf("/proc/%d/root", target))
+	if err != nil {
+		return nil, nil, fmt.Errorf("look into container %s: %w", spec.Name, err)
+	}
+	defer root.Close()
+	user, err := userIn(root, spec.Config.User, spec.Host.GroupAdd)
+	if err != nil {
+		return nil, nil, err
+	}
+	kernel, _ := Uname()
+	return ocispec.Process(ocispec.Input{Spec: spec, User: user, Kernel: ocispec.ParseKernel(kernel), Available: availableCaps()}, x.in.Privileged)
+}
+
+// pipes makes the streams that were asked for; the others are /dev/null.
+func (x *execution) pipes() (ends, child [3]*os.File, err error) {
+	for n, want := range []bool{x.in.Stdin, x.in.Stdout, x.in.Stderr} {
+		if !want {
+			continue
+		}
+		mine := readEnd
+		if n == 0 {
+			mine = writeEnd
+		}
+		r, w, perr := pipe(mine)
+		if perr != nil {
+			closeAll(ends)
+			closeAll(child)
+			return ends, child, perr
+		}
+		if ends[n], child[n] = r, w; n == 0 {
+			ends[n], child[n] = w, r
+		}
+	}
+	return ends, child, nil
+}
+
+func closeAll(files [3]*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// connect starts copying; the group is done when the output has ended.
+func (x *execution) connect(j *Job, ends [3]*os.File, detach bool) *sync.WaitGroup {
+	var copied sync.WaitGroup
+	out := func(w io.Writer, f *os.File) {
+		if f != nil {
+			copied.Go(func() {
+				io.Copy(w, f)
+				io.Copy(io.Discard, f) // a client that has gone must not hold the process up
+			})
+		}
+	}
+	stdout, stderr := j.Stdout, j.Stderr
+	if detach {
+		stdout, stderr = io.Discard, io.Discard
+	}
+	in := ends[0]
+	if x.in.Tty {
+		in = x.tty()
+		out(stdout, in)
+	}
+	out(stdout, ends[1])
+	out(stderr, ends[2])
+	switch {
+	case in == nil:
+	case detach || !x.in.Stdin || j.Stdin == nil:
+		if !x.in.Tty {
+			in.Close()
+		}
+	default:
+		go func() {
+			io.Copy(in, j.Stdin)
+			if !x.in.Tty {
+				in.Close()
+			}
+		}()
+	}
+	return &copied
+}
+
+func (x *execution) tty() *os.File {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.console
+}
+
+// wait waits for the end and then, for a bounded time, for the last of the output: what the process left behind may
+// hold it open.
+func (x *execution) wait(proc *sandbox.Process, ends [3]*os.File, copied *sync.WaitGroup) {
+	exit, err := proc.WaitNoReap()
+	if err == nil {
+		exit, err = proc.Reap()
+	}
+	code := exit.Status()
+	if err != nil {
+		x.c.e.log.Error("wait for exec", "container", x.c.spec().Name, "err", err)
+		code = 255
+	}
+	tty := x.tty()
+	late := afterGrace(append(ends[1:], tty))
+	copied.Wait()
+	late.Stop()
+	x.ended(code)
+	closeAll(ends)
+	proc.Close() // and the terminal with it
+	x.c.emit(events.ActionExecDie, map[string]string{"execID": x.id, "exitCode": fmt.Sprint(code)})
+}
+
+func (x *execution) ended(code int) {
+	x.mu.Lock()
+	x.running, x.code, x.console = false, &code, nil
+	x.mu.Unlock()
+}
+
+func (e *Engine) execInspect(_ *Job, id string) (ExecView, error) {
+	x, err := e.findExec(id)
+	if err != nil {
+		return ExecView{}, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return ExecView{ExecIn: x.in, ID: x.id, Container: x.c.spec().ID, Running: x.running, Pid: x.pid, ExitCode: x.code}, nil
+}
+
+func (e *Engine) execResize(_ *Job, in ResizeIn) (any, error) {
+	x, err := e.findExec(in.Ref)
+	if err != nil {
+		return nil, err
+	}
+	tty := x.tty()
+	if tty == nil {
+		return nil, fault.New(fault.Conflict, "exec %s is not running, or has no terminal", in.Ref)
+	}
+	return nil, resize(tty, in.Rows, in.Cols)
+}
+
+// execIDs are the container's execs that run.
+func (e *Engine) execIDs(c *ctr) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var ids []string
+	for id, x := range e.execs {
+		x.mu.Lock()
+		if x.c == c && x.running {
+			ids = append(ids, id)
+		}
+		x.mu.Unlock()
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// forgetExecs drops a container's execs with it.
+func (e *Engine) forgetExecs(c *ctr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, x := range e.execs {
+		if x.c == c {
+			delete(e.execs, id)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package engine
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/fault"
+)
+
+// ExecIDs are the execs that run in a container.
+func (e *Engine) ExecIDs(ref string) []string {
+	c, err := e.find(ref)
+	if err != nil {
+		return nil
+	}
+	return e.execIDs(c)
+}
+
+// DriverName is the graph driver's.
+func (e *Engine) DriverName() string {
+	name, _ := e.images.Driver()
+	return name
+}
+
+// NetworkID is the fixed id of one of the networks that are always there.
+func (e *Engine) NetworkID(name string) string { return hashString(e.id + "/network/" + name) }
+
+// EndpointID is the fixed id of a container's place in a network.
+func (e *Engine) EndpointID(container, network string) string {
+	return hashString(e.id + "/endpoint/" + container + "/" + network)
+}
+
+// Network is the default network and its gateway.
+func (e *Engine) Network() (netip.Prefix, netip.Addr) { return e.pool.Subnet(), e.pool.Gateway() }
+
+// MAC is the link address that goes with a container's address.
+func (e *Engine) MAC(addr string) []byte {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return nil
+	}
+	return netcfg.MACFor(a)
+}
+
+// ImageIDOf returns the id of a named image, or "".
+func (e *Engine) ImageIDOf(ref string) string {
+	img, err := e.images.Get(ref)
+	if err != nil {
+		return ""
+	}
+	return img.ID.String()
+}
+
+// Status is what `coble status` tells.
+type Status struct {
+	Hostname   string
+	Version    string
+	Uptime     float64 // milliseconds since the kernel started
+	Problems   []string
+	Containers []ContainerStatus
+}
+
+// ContainerStatus is a line of it.
+type ContainerStatus struct {
+	Name, Image, Section string
+	State                container.ContainerState
+	ExitCode, Restarts   int
+	Error                string
+	Since                time.Time
+	Written              uint64 // bytes to storage, over all runs
+}
+
+// problemList is what went wrong and is still worth knowing.
+type problemList struct {
+	mu    sync.Mutex
+	texts []string // guarded by mu
+}
+
+// Problem notes something that the owner of the machine should know; it is logged, and kept for `coble status`.
+func (e *Engine) Problem(text string) {
+	e.log.Error(text)
+	e.problems.mu.Lock()
+	defer e.problems.mu.Unlock()
+	if !slices.Contains(e.problems.texts, text) && len(e.problems.texts) < 100 {
+		e.problems.texts = append(e.problems.texts, text)
+	}
+}
+
+// Status tells how the machine does.
+func (e *Engine) Status() Status {
+	st := Status{Version: e.o.Version, Uptime: Uptime(), Problems: []string{}, Containers: []ContainerStatus{}}
+	st.Hostname, _ = os.Hostname()
+	e.problems.mu.Lock()
+	st.Problems = append(st.Problems, e.problems.texts...)
+	e.problems.mu.Unlock()
+	for _, c := range e.all() {
+		v := c.view()
+		since := v.State.StartedAt
+		if !isRunning(v.State) {
+			since = v.State.FinishedAt
+		}
+		st.Containers = append(st.Containers, ContainerStatus{
+			Name: v.Name, Image: v.Image, Section: v.Origin, State: v.State.Status, ExitCode: v.State.ExitCode,
+			Restarts: v.State.RestartCount, Error: v.State.Error, Since: since, Written: c.written(),
+		})
+	}
+	sort.Slice(st.Containers, func(i, j int) bool { return st.Containers[i].Name < st.Containers[j].Name })
+	return st
+}
+
+// RequestShutdown asks the keeper for a poweroff, reboot or halt; it then ends this engine like any other signal would.
+func (e *Engine) RequestShutdown(how string) error {
+	if !e.o.Init {
+		return fault.New(fault.Conflict, "this engine does not run the machine: coble is not PID 1 here; use the host's own %s", how)
+	}
+	e.keeper.say("SHUTDOWN=" + how)
+	return nil
+}

@@ -1,0 +1,66 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/coble-os/coble/layers/registry"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/fault"
+)
+
+// FsckIn says what the store is to be checked for.
+type FsckIn struct {
+	Image    string // empty: everything
+	Quick    bool   // what is there, not what is in it
+	From     string // where to repair from, see repairFrom; empty: only look
+	Progress func(layer digest.Digest, n, of int)
+}
+
+// fsck checks the images' store, and repairs it if it is told where from.
+func (e *Engine) fsck(j *Job, in FsckIn) ([]repo.Finding, error) {
+	o := repo.CheckOptions{Image: in.Image, Quick: in.Quick, Progress: in.Progress}
+	from, err := e.repairFrom(j.Context(), &o, in.From)
+	if err != nil {
+		return nil, fault.As(fault.Invalid, err)
+	}
+	defer from.Close()
+	found, err := e.images.Check(j.Context(), o)
+	if err != nil {
+		return nil, imageError(err)
+	}
+	bad := 0
+	for _, f := range found {
+		if !f.Repaired {
+			bad++
+		}
+	}
+	fmt.Fprintf(j.Stdout, "%d findings, %d of them remain\n", len(found), bad)
+	return found, nil
+}
+
+// repairFrom opens what to repair from: an archive or OCI layout folder on the engine's machine by its path, "registry" for
+// the registries that the images' names lead to, "registry://HOST[:PORT]" for a neighbour that has the images too.
+func (e *Engine) repairFrom(ctx context.Context, o *repo.CheckOptions, from string) (c io.Closer, err error) {
+	host, neighbour := strings.CutPrefix(from, "registry://")
+	switch {
+	case from == "":
+		return io.NopCloser(nil), nil
+	case neighbour && host == "":
+		return nil, fmt.Errorf("repair from %s: give a host, as in registry://10.0.0.2:5000", from)
+	case neighbour || from == "registry":
+		if !neighbour {
+			host = ""
+		}
+		o.Origin = e.images.RemoteOrigin(host, func(ctx context.Context, at registry.Repository) (*registry.Session, error) {
+			return e.registry.Open(ctx, at, registry.Credentials{}, false)
+		})
+		return io.NopCloser(nil), nil
+	}
+	o.Origin, c, err = e.images.OpenOrigin(ctx, from)
+	return c, err
+}

@@ -1,0 +1,36 @@
+package engine
+
+import (
+	"errors"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/store"
+)
+
+// names keeps containers in the graph, beside images and layers: it is what the store asks for.
+type names struct{ repo.Containers }
+
+func (n names) Add(tx *bolt.Tx, id, name string) error { return taken(n.Containers.Add(tx, id, name)) }
+
+func (n names) Rename(tx *bolt.Tx, old, name string) error {
+	return taken(n.Containers.Rename(tx, old, name))
+}
+
+func taken(err error) error {
+	var t *repo.NameTakenError
+	if errors.As(err, &t) {
+		return store.ErrNameTaken{Name: t.Name, Holder: t.Holder}
+	}
+	return err
+}
+
+// graph shows what uses what: all of it, or what has to do with one container, image or layer.
+func (e *Engine) graph(_ *Job, about string) (repo.GraphView, error) {
+	v, err := e.images.Graph(about)
+	if err != nil {
+		return v, imageError(err)
+	}
+	return v, nil
+}

@@ -1,0 +1,170 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/fault"
+)
+
+// LoadIn asks for the images of an archive: the job's Stdin, or a path on the engine's machine.
+type LoadIn struct {
+	Path string // file or OCI layout folder; empty: Stdin
+	Name string // tag for a single image
+	// Progress, if not nil, hears how far it is.
+	Progress func(repo.Progress)
+}
+
+func (e *Engine) load(j *Job, in LoadIn) ([]repo.Loaded, error) {
+	progress := in.Progress
+	if progress == nil {
+		progress = func(repo.Progress) {}
+	}
+	var loaded []repo.Loaded
+	var err error
+	if in.Path != "" {
+		loaded, err = e.images.LoadPath(j.Context(), in.Path, in.Name, progress)
+	} else {
+		from := j.Stdin
+		if from == nil {
+			from = io.MultiReader()
+		}
+		loaded, err = e.images.Load(j.Context(), from, progress)
+	}
+	if err != nil {
+		return nil, fault.As(fault.Invalid, err)
+	}
+	for _, l := range loaded {
+		e.used(l.ID.String())
+		e.imageEvent(events.ActionLoad, l.ID.String(), l.Ref)
+	}
+	e.collectSoon()
+	return loaded, nil
+}
+
+func (e *Engine) imageEvent(a events.Action, id, name string) {
+	e.events.emit(events.ImageEventType, a, id, map[string]string{"name": name})
+}
+
+// ImageList is every image, with the containers that were made from it.
+type ImageList struct {
+	Images     []image.Image
+	Containers map[string]int // by image id
+}
+
+func (e *Engine) listImages(*Job, struct{}) (ImageList, error) {
+	images, err := e.images.List()
+	if err != nil {
+		return ImageList{}, err
+	}
+	l := ImageList{Images: images, Containers: map[string]int{}}
+	for _, v := range e.Containers() {
+		l.Containers[v.ImageID]++
+	}
+	return l, nil
+}
+
+func (e *Engine) inspectImage(_ *Job, ref string) (image.Image, error) {
+	img, err := e.images.Get(ref)
+	if err != nil {
+		return img, imageError(err)
+	}
+	return img, nil
+}
+
+// TagIn asks for another name of an image.
+type TagIn struct{ Image, Ref string }
+
+func (e *Engine) tag(_ *Job, in TagIn) (any, error) {
+	if err := e.images.Tag(in.Image, in.Ref); err != nil {
+		return nil, imageError(err)
+	}
+	img, err := e.images.Get(in.Ref)
+	if err == nil {
+		e.imageEvent(events.ActionTag, img.ID.String(), in.Ref)
+	}
+	return nil, nil
+}
+
+// RemoveImageIn asks for a name's or an image's removal.
+type RemoveImageIn struct {
+	Ref   string
+	Force bool
+}
+
+func (e *Engine) removeImage(_ *Job, in RemoveImageIn) ([]repo.Removed, error) {
+	img, err := e.images.Get(in.Ref)
+	if err != nil {
+		return nil, imageError(err)
+	}
+	if err := e.imageFree(img, in); err != nil {
+		return nil, err
+	}
+	removed, err := e.images.Remove(in.Ref, in.Force)
+	if errors.Is(err, repo.ErrInUse) {
+		return nil, fault.As(fault.Conflict, err)
+	}
+	if err != nil {
+		return nil, imageError(err)
+	}
+	for _, r := range removed {
+		if r.Untagged != "" {
+			e.imageEvent(events.ActionUnTag, img.ID.String(), r.Untagged)
+		}
+		if r.Deleted != "" {
+			e.imageEvent(events.ActionDelete, img.ID.String(), r.Deleted)
+		}
+	}
+	return removed, nil
+}
+
+// imageFree refuses to take the last name off an image that a container was made from, and to remove one by its id that
+// is used or has several names; all but a use can be forced.
+func (e *Engine) imageFree(img image.Image, in RemoveImageIn) error {
+	var user *View
+	for _, v := range e.Containers() {
+		if v.ImageID == img.ID.String() && (user == nil || isRunning(v.State)) {
+			user = &v
+		}
+	}
+	hex, isID := image.IDPrefix(in.Ref)
+	isID = isID && strings.HasPrefix(img.ID.Encoded(), hex) && !slices.Contains(img.RepoTags, in.Ref) && !slices.Contains(img.RepoTags, in.Ref+":latest")
+	switch {
+	case !isID && (user == nil || in.Force || len(img.RepoTags) > 1):
+		return nil
+	case !isID:
+		return fault.New(fault.Conflict, "conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s", in.Ref, user.ID[:12], img.ID.Encoded()[:12])
+	case user != nil && isRunning(user.State):
+		return fault.New(fault.Conflict, "conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", img.ID.Encoded()[:12], user.ID[:12])
+	case user != nil:
+		return fault.New(fault.Conflict, "conflict: unable to delete %s (cannot be forced) - image is being used by stopped container %s: remove that first", img.ID.Encoded()[:12], user.ID[:12])
+	case len(img.RepoTags) > 1 && !in.Force:
+		return fault.New(fault.Conflict, "conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %s", img.ID.Encoded()[:12], strings.Join(img.RepoTags, ", "))
+	}
+	return nil
+}
+
+// Sizes are what a container takes on storage, in bytes.
+type Sizes struct{ Written, Root int64 }
+
+func (e *Engine) sizes(_ *Job, ref string) (Sizes, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return Sizes{}, err
+	}
+	written, err := e.images.LayerSize(c.spec().ID)
+	if err != nil {
+		return Sizes{}, err
+	}
+	img, err := e.images.Get(c.spec().ImageID)
+	if err != nil {
+		return Sizes{Written: written, Root: written}, nil
+	}
+	return Sizes{Written: written, Root: written + img.Size}, nil
+}

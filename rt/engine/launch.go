@@ -1,0 +1,230 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/coble-os/coble/configs"
+	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/request"
+)
+
+// LaunchIn is what the TOML file asks for.
+type LaunchIn struct {
+	Config   configs.Config
+	Problems []configs.Problem
+}
+
+// launch brings images and containers to what the file says and starts them in order, then the containers that their
+// restart policy wants. It may run any number of times: what is there already is left alone. One that fails is told of
+// and does not stop the others.
+func (e *Engine) launch(j *Job, in LaunchIn) (any, error) {
+	e.launching.Lock()
+	defer e.launching.Unlock()
+	e.setRules(rulesOf(in.Config, in.Problems))
+	defer e.collectSoon()
+	spoiled := map[string]bool{}
+	for _, p := range in.Problems {
+		e.Problem(p.Error())
+		spoiled[p.Section] = true
+	}
+	e.dropVanished(j, in.Config, spoiled)
+	for _, name := range sortedNames(in.Config.Image) {
+		err := e.boot.Span("image "+name, func() error { return e.launchImage(j, name, in.Config.Image[name].Source) })
+		if err != nil {
+			e.Problem(fmt.Sprintf("image %s: %v", name, err))
+		}
+	}
+	for _, name := range in.Config.Order() {
+		err := e.boot.Span("start "+name, func() error { return e.launchContainer(j, name, in.Config.Container[name]) })
+		if err != nil {
+			e.Problem(fmt.Sprintf("container %s: %v", name, err))
+			continue
+		}
+		go e.traceAnswer(name)
+	}
+	e.startByPolicy(j)
+	return nil, e.launched()
+}
+
+func sortedNames[V any](m map[string]V) []string {
+	var names []string
+	for n := range m {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// launchImage unpacks an image, unless the source is the one that it came from and the image is whole.
+func (e *Engine) launchImage(j *Job, name, source string) error {
+	stamp, err := sourceStamp(source)
+	if err != nil {
+		return err
+	}
+	key := "image/" + name
+	if string(e.store.Meta(key)) == stamp {
+		if img, err := e.images.Get(name); err == nil && img.Damage == "" {
+			return nil
+		}
+	}
+	if _, err := Run[[]repo.Loaded](j.Context(), e, "load", LoadIn{Path: source, Name: name}, Streams{}, source); err != nil {
+		return err
+	}
+	return e.store.PutMeta(key, []byte(stamp))
+}
+
+// sourceStamp changes when the archive or the layout's index does.
+func sourceStamp(source string) (string, error) {
+	path := source
+	st, err := os.Stat(path)
+	if err == nil && st.IsDir() {
+		path += "/index.json"
+		st, err = os.Stat(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find source: %w", err)
+	}
+	return fmt.Sprintf("%s %d %d", source, st.Size(), st.ModTime().UnixNano()), nil
+}
+
+// launchContainer makes the container if it is not there, makes it anew if its section or its image has changed, and
+// starts it if this boot has not started it yet.
+func (e *Engine) launchContainer(j *Job, name string, conf configs.Container) error {
+	in, err := request.FromSection(name, conf)
+	if err != nil {
+		return err
+	}
+	old, err := e.find(name)
+	switch {
+	case err == nil && old.spec().Origin == "":
+		return fmt.Errorf("a container with this name was made by hand: remove or rename it (coble rm -f %s)", name)
+	case err == nil && (old.spec().OriginHash != in.Hash || old.spec().ImageID != e.ImageIDOf(conf.Image)):
+		if err := Do(j.Context(), e, "rm", RemoveIn{Ref: name, Force: true}, name); err != nil {
+			return err
+		}
+		fallthrough
+	case err != nil:
+		if _, err := Run[CreateOut](j.Context(), e, "create", in, Streams{}, name); err != nil {
+			return err
+		}
+	}
+	c, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	if v := c.view(); v.State.Run > 0 && !e.isFresh() {
+		return nil
+	}
+	err = Do(j.Context(), e, "start", name, name)
+	if fault.KindOf(err) == fault.NotModified {
+		return nil
+	}
+	if err != nil && conf.Restart != "no" {
+		c.retryLater()
+	}
+	return err
+}
+
+// dropVanished removes containers whose section is no longer in the file. A section with a mistake is not gone.
+func (e *Engine) dropVanished(j *Job, c configs.Config, spoiled map[string]bool) {
+	for _, v := range e.Containers() {
+		name, ours := strings.CutPrefix(v.Origin, "container.")
+		if _, there := c.Container[name]; !ours || there || spoiled[v.Origin] {
+			continue
+		}
+		if err := Do(j.Context(), e, "rm", RemoveIn{Ref: v.ID, Force: true}, v.Name); err != nil {
+			e.Problem(fmt.Sprintf("remove container %s, which is not in the configuration any more: %v", v.Name, err))
+		}
+	}
+}
+
+// startByPolicy starts what ran before the machine or the daemon went down, on the first engine after that.
+func (e *Engine) startByPolicy(j *Job) {
+	if !e.isFresh() {
+		return
+	}
+	views := e.Containers()
+	sort.Slice(views, func(i, j int) bool { return views[i].Created.Before(views[j].Created) })
+	for _, v := range views {
+		if v.Origin != "" || isRunning(v.State) || !wantedAtBoot(v) {
+			continue
+		}
+		if err := Do(j.Context(), e, "start", v.ID, v.Name); err != nil && fault.KindOf(err) != fault.NotModified {
+			e.Problem(fmt.Sprintf("container %s: %v", v.Name, err))
+		}
+	}
+}
+
+// wantedAtBoot is pure: Docker's rule for containers at the daemon's start.
+func wantedAtBoot(v View) bool {
+	switch v.Host.RestartPolicy.Name {
+	case container.RestartPolicyAlways:
+		return v.WantRunning || v.LastExit != nil && !v.LastExit.StartedAt.IsZero()
+	case container.RestartPolicyUnlessStopped:
+		return v.WantRunning
+	case container.RestartPolicyOnFailure:
+		return v.WantRunning && v.State.ExitCode != 0
+	}
+	return false
+}
+
+// answerLimit bounds how long a container's first answer is waited for.
+const answerLimit = 2 * time.Minute
+
+// traceAnswer notes when a container first listens on one of its published TCP ports, by looking at its own socket
+// table: nothing is sent to it.
+func (e *Engine) traceAnswer(name string) {
+	v, err := e.Container(name)
+	if err != nil || v.State.Pid == 0 {
+		return
+	}
+	start := Uptime()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(answerLimit); time.Now().Before(deadline); {
+		for _, p := range v.State.Ports {
+			if p.Proto == "tcp" && listens(v.State.Pid, p.ContainerPort) {
+				e.boot.Add(Mark{Name: name + " answers", Start: start, End: Uptime()})
+				return
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-e.ctx.Done():
+			return
+		}
+	}
+}
+
+// listens says whether the process's network namespace has a listening TCP socket on the port (proc_pid_net(5)).
+func listens(pid int, port uint16) bool {
+	want := fmt.Sprintf(":%04X", port)
+	for _, table := range []string{"tcp", "tcp6"} {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, table))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) > 3 && strings.HasSuffix(f[1], want) && f[3] == "0A" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// retryLater plans another try for a container of the file whose start failed.
+func (c *ctr) retryLater() {
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.scheduleRetry()
+}

@@ -1,0 +1,130 @@
+package engine
+
+import (
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/store"
+)
+
+func TestPlanRestart(t *testing.T) {
+	const short, long = time.Second, time.Minute
+	for _, c := range []struct {
+		policy  string
+		retries int
+		count   int
+		code    int
+		asked   bool
+		ran     time.Duration
+		again   bool
+		delay   time.Duration
+	}{
+		{"no", 0, 0, 1, false, short, false, 0},
+		{"", 0, 0, 1, false, short, false, 0},
+		{"always", 0, 0, 0, false, short, true, 100 * time.Millisecond},
+		{"always", 0, 1, 0, false, short, true, 200 * time.Millisecond},
+		{"always", 0, 4, 0, false, short, true, 1600 * time.Millisecond},
+		{"always", 0, 50, 0, false, short, true, time.Minute},
+		{"always", 0, 1 << 40, 0, false, short, true, time.Minute},
+		{"always", 0, 50, 0, false, long, true, 100 * time.Millisecond},
+		{"always", 0, 0, 0, true, short, false, 0},
+		{"unless-stopped", 0, 2, 9, false, short, true, 400 * time.Millisecond},
+		{"unless-stopped", 0, 2, 9, true, short, false, 0},
+		{"on-failure", 0, 7, 0, false, short, false, 0},
+		{"on-failure", 0, 7, 1, false, long, true, 100 * time.Millisecond},
+		{"on-failure", 3, 2, 1, false, short, true, 400 * time.Millisecond},
+		{"on-failure", 3, 3, 1, false, short, false, 0},
+	} {
+		p := container.RestartPolicy{Name: container.RestartPolicyMode(c.policy), MaximumRetryCount: c.retries}
+		got := planRestart(p, store.State{RestartCount: c.count, ExitCode: c.code, StopAsked: c.asked}, c.ran)
+		require.Equal(t, c.again, got.again, "%+v", c)
+		if c.again {
+			require.Equal(t, c.delay, got.delay, "%+v", c)
+			require.Equal(t, c.count+1, got.count)
+		}
+	}
+}
+
+func TestHostPorts(t *testing.T) {
+	for s, want := range map[string][2]uint16{
+		"": {32768, 60999}, "0": {32768, 60999}, "80": {80, 80}, "8000-8010": {8000, 8010}, "65535": {65535, 65535},
+	} {
+		low, high, err := hostPorts(s)
+		require.NoError(t, err, s)
+		require.Equal(t, want, [2]uint16{low, high}, s)
+	}
+	for _, s := range []string{"65536", "-1", "a", "10-5", "1-", "-", "0-5", "80 ", "1-2-3"} {
+		_, _, err := hostPorts(s)
+		require.Equal(t, fault.Invalid, fault.KindOf(err), "%q: %v", s, err)
+	}
+}
+
+func TestWantedAtBoot(t *testing.T) {
+	ran := &store.State{StartedAt: time.Unix(1, 0)}
+	for _, c := range []struct {
+		policy string
+		want   bool // what the user last asked for
+		last   *store.State
+		code   int
+		start  bool
+	}{
+		{"no", true, ran, 1, false},
+		{"always", true, ran, 0, true},
+		{"always", false, ran, 0, true}, // stopped by hand: "always" comes back with the daemon
+		{"always", false, nil, 0, false},
+		{"always", false, &store.State{}, 0, false}, // never started
+		{"unless-stopped", true, ran, 0, true},
+		{"unless-stopped", false, ran, 0, false},
+		{"on-failure", true, ran, 0, false},
+		{"on-failure", true, ran, 1, true},
+		{"on-failure", false, ran, 1, false},
+	} {
+		v := View{State: store.State{ExitCode: c.code}}
+		v.WantRunning, v.LastExit, v.Host.RestartPolicy.Name = c.want, c.last, container.RestartPolicyMode(c.policy)
+		require.Equal(t, c.start, wantedAtBoot(v), "%+v", c)
+	}
+}
+
+func TestStopOrder(t *testing.T) {
+	view := func(id string, started int64, st container.ContainerState) View {
+		return View{Spec: store.Spec{ID: id}, State: store.State{Status: st, StartedAt: time.Unix(started, 0)}}
+	}
+	byHand, alsoByHand := view("d", 4, "running"), view("e", 1, "running")
+	views := []View{view("b", 2, "running"), byHand, view("gone", 9, "exited"), view("a", 1, "paused"), view("c", 3, "running"), alsoByHand}
+	for i, v := range views {
+		if v.ID != byHand.ID && v.ID != alsoByHand.ID {
+			views[i].Origin = "container." + v.ID
+		}
+	}
+	got := stopOrder(views)
+	require.Equal(t, [][]string{{"d", "e"}, {"c"}, {"b"}, {"a"}}, got, "by hand together, then the file's, the last started first")
+}
+
+func TestExitCodes(t *testing.T) {
+	for text, want := range map[string]int{
+		`exec: "x": executable file not found in $PATH`: 127, `exec: "/x": no such file or directory`: 127,
+		`exec: "/x": permission denied`: 126, `exec: "/x": exec format error`: 126, `something else`: 128,
+	} {
+		require.Equal(t, want, exitCodeOf(text), text)
+	}
+}
+
+func TestPortConflicts(t *testing.T) {
+	for _, c := range []struct {
+		have, ask store.PortLease
+		taken     bool
+	}{
+		{store.PortLease{Proto: "tcp", HostPort: 80}, store.PortLease{Proto: "tcp", HostPort: 80}, true},
+		{store.PortLease{Proto: "tcp", HostPort: 80}, store.PortLease{Proto: "udp", HostPort: 80}, false},
+		{store.PortLease{Proto: "tcp", HostPort: 80}, store.PortLease{Proto: "tcp", HostIP: "127.0.0.1", HostPort: 80}, true},
+		{store.PortLease{Proto: "tcp", HostIP: "127.0.0.1", HostPort: 80}, store.PortLease{Proto: "tcp", HostPort: 80}, true},
+		{store.PortLease{Proto: "tcp", HostIP: "127.0.0.1", HostPort: 80}, store.PortLease{Proto: "tcp", HostIP: "127.0.0.2", HostPort: 80}, false},
+	} {
+		e := &Engine{ports: map[portKey]string{keyOf(c.have): "id"}}
+		require.Equal(t, c.taken, e.portHolder(c.ask) != "", "%+v", c)
+	}
+}

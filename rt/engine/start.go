@@ -1,0 +1,324 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/ocispec"
+	"github.com/coble-os/coble/rt/store"
+	"github.com/coble-os/coble/sandbox"
+	"github.com/coble-os/coble/sandbox/reaper"
+)
+
+// undo is the list of what to take back when a step fails; success throws it away.
+type undo []func()
+
+func (u *undo) add(f func()) { *u = append(*u, f) }
+
+func (u undo) run() {
+	for i := len(u) - 1; i >= 0; i-- {
+		u[i]()
+	}
+}
+
+// start starts a container for a user: it forgets earlier restarts.
+func (e *Engine) start(j *Job, ref string) (any, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.cancelRestart()
+	if c.running() {
+		return nil, fault.New(fault.NotModified, "container %s is running already", ref)
+	}
+	if err := c.setSpec(func(s *store.Spec) { s.WantRunning = true }); err != nil {
+		return nil, err
+	}
+	c.setState(func(st *store.State) { st.RestartCount, st.StopAsked = 0, false })
+	err = c.start(j.Context())
+	if err != nil && c.spec().Host.AutoRemove {
+		c.remove()
+	}
+	return nil, err
+}
+
+// start brings a container up. The caller holds op.
+func (c *ctr) start(ctx context.Context) (err error) {
+	c.e.mu.Lock()
+	closing := c.e.closing
+	c.e.mu.Unlock()
+	c.mu.Lock()
+	removed := c.removed
+	c.mu.Unlock()
+	if closing || removed {
+		return fault.New(fault.Conflict, "container %s cannot be started: it is being removed, or the engine is shutting down", c.spec().Name)
+	}
+	// The intent comes first: whatever the kernel holds of a start that never ends is swept by the next engine.
+	c.setState(func(st *store.State) {
+		st.Starting, st.Error, st.OOMKilled = true, "", false
+		st.Run++
+		st.Written, st.WrittenNow = st.Written+st.WrittenNow, 0
+	})
+	var u undo
+	defer func() {
+		if err != nil {
+			u.run()
+			c.startFailed(err)
+		}
+	}()
+	proc, err := c.launch(ctx, &u)
+	if err != nil {
+		return c.startError(err)
+	}
+	c.mu.Lock()
+	c.proc, c.exited = proc, make(chan struct{})
+	c.mu.Unlock()
+	c.setState(func(st *store.State) {
+		st.Status, st.Starting, st.Pid, st.StartTime = container.StateRunning, false, proc.Pid, proc.StartTime
+		st.StartedAt, st.ExitCode, st.RestartAt = now(), 0, time.Time{}
+	})
+	c.e.used(c.spec().ImageID)
+	c.emit(events.ActionStart, nil)
+	go c.watch(proc, false)
+	return nil
+}
+
+// launch does the steps between intent and running process.
+func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
+	if err := os.MkdirAll(filepath.Join(c.runDir(), "rootfs"), 0o711); err != nil {
+		return nil, fmt.Errorf("make run folder: %w", err)
+	}
+	mounts, err := c.e.images.Mounts(c.spec().ID, filepath.Join(c.runDir(), "rootfs"))
+	if err != nil {
+		return nil, err
+	}
+	user, err := c.lookUpUser(mounts)
+	if err != nil {
+		return nil, err
+	}
+	end, err := c.e.reserveNetwork(c, u)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.writeNames(end); err != nil {
+		return nil, err
+	}
+	if err := c.writeInit(); err != nil {
+		return nil, err
+	}
+	in, err := c.ociInput(user)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := ocispec.Build(in)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.openShm(u); err != nil {
+		return nil, err
+	}
+	std, err := c.openStdio(u)
+	if err != nil {
+		return nil, err
+	}
+	defer std.closeChildEnds()
+	ready, release, err := driver.Attach(mounts)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	rootMounts, trees := sandboxMounts(ready)
+	conf := sandbox.Config{
+		ID: c.spec().ID, Spec: spec, Bundle: c.runDir(), RootMounts: rootMounts, Trees: trees, CgroupPath: c.cgroup(),
+		Stdin: std.child[0], Stdout: std.child[1], Stderr: std.child[2],
+		Init:    ocispec.InitPath(c.spec()),
+		Freeze:  c.freezeForStart(),
+		Created: func(pid int) error { return c.e.plugNetwork(c, end, pid, u) },
+	}
+	proc, err := sandbox.Start(ctx, conf)
+	if err != nil {
+		return nil, err
+	}
+	if proc.Console != nil {
+		c.takeConsole(proc.Console)
+	}
+	return proc, nil
+}
+
+// writeInit makes the container's own copy of the init that it asks for: one who may mount could change it.
+func (c *ctr) writeInit() error {
+	if ocispec.InitPath(c.spec()) == "" {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(c.runDir(), "init"), reaper.Executable(), 0o755); err != nil {
+		return fmt.Errorf("write init: %w", err)
+	}
+	return nil
+}
+
+// startError finds the words that Docker's client looks for: it turns them into the exit codes 126 and 127.
+func (c *ctr) startError(err error) error {
+	var exec *sandbox.ExecError
+	if !errors.As(err, &exec) {
+		return fmt.Errorf("start container %s: %w%s", c.spec().Name, err, c.e.ifFull())
+	}
+	text := exec.Errno.Error()
+	if exec.Errno == unix.ENOENT && !hasSlash(exec.Name) {
+		text = "executable file not found in $PATH"
+	}
+	return fault.New(fault.Invalid, "start container %s: exec: %q: %s", c.spec().Name, exec.Name, text)
+}
+
+func hasSlash(s string) bool { return filepath.Base(s) != s }
+
+// startFailed leaves the container as it was, with the reason and the exit code that a shell would give.
+func (c *ctr) startFailed(err error) {
+	code := 128
+	var fault *fault.Error
+	if errors.As(err, &fault) {
+		code = exitCodeOf(fault.Err.Error())
+	}
+	c.endLog()
+	c.removeCgroup()
+	c.mu.Lock()
+	c.closeHandles()
+	c.mu.Unlock()
+	c.setState(func(st *store.State) {
+		st.Starting, st.Pid, st.ExitCode, st.Error = false, 0, code, err.Error()
+		if st.Status != container.StateCreated {
+			st.Status, st.FinishedAt = container.StateExited, now()
+		}
+	})
+}
+
+// watch waits for the container's end. inherited says that the process is the keeper's child, not this engine's.
+func (c *ctr) watch(proc *sandbox.Process, inherited bool) {
+	key := procKey{proc.Pid, proc.StartTime}
+	code, known := 0, true
+	if err := awaitPidfd(c.e.ctx, proc.PidFD); err != nil {
+		if c.e.ctx.Err() == nil {
+			c.e.log.Error("watch container", "container", c.spec().Name, "err", err)
+		}
+		return // the engine is going; the next one watches
+	}
+	if inherited {
+		ctx, cancel := context.WithTimeout(c.e.ctx, exitGrace)
+		code, known = c.inheritedExit(ctx, key)
+		cancel()
+	} else {
+		exit, err := proc.WaitNoReap()
+		if err != nil {
+			c.e.log.Error("wait for container", "container", c.spec().Name, "err", err)
+			known = false
+		}
+		code = exit.Status()
+	}
+	if !known {
+		code = 255
+	}
+	c.ended(code, known)
+	if inherited {
+		c.e.keeper.forget(key)
+	} else {
+		proc.Reap()
+	}
+	proc.Close()
+}
+
+// awaitPidfd waits until the process has ended; it gives up when ctx ends.
+func awaitPidfd(ctx context.Context, f *os.File) error {
+	f, err := dupFile(f) // one that the runtime's poller takes: waiting costs no thread
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(past) })
+	defer stop()
+	return raw.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		return err == nil && n > 0
+	})
+}
+
+// inheritedExit asks the keeper how a process ended; ctx bounds how long a lost status is looked for.
+func (c *ctr) inheritedExit(ctx context.Context, key procKey) (int, bool) {
+	st, ok := c.e.keeper.exitOf(ctx, key)
+	if !ok {
+		return 0, false
+	}
+	if st.Signaled() {
+		return 128 + int(st.Signal()), true
+	}
+	return st.ExitStatus(), true
+}
+
+// ended commits a container's end: output first, so that whoever sees the end sees all of it.
+func (c *ctr) ended(code int, known bool) {
+	oom := c.oomKilled()
+	c.endLog()
+	c.unplugNetwork()
+	c.removeCgroup()
+	closeShm(c.runDir())
+	c.mu.Lock()
+	c.closeHandles()
+	exited := c.exited
+	c.proc, c.exited = nil, nil
+	c.exits++
+	started := c.st.StartedAt
+	c.mu.Unlock()
+	text := ""
+	if !known {
+		text = "exit status unknown: the keeper and the engine were both gone when the container ended"
+	}
+	plan := restartPlan{}
+	c.setState(func(st *store.State) {
+		st.Status, st.Pid, st.StartTime, st.ExitCode, st.OOMKilled = container.StateExited, 0, 0, code, oom
+		st.FinishedAt, st.Ports, st.HostIf, st.Error = now(), nil, "", text
+		plan = planRestart(c.spec().Host.RestartPolicy, *st, st.FinishedAt.Sub(started))
+		if plan.again {
+			st.Status, st.RestartAt = container.StateRestarting, now().Add(plan.delay)
+			st.RestartCount = plan.count
+		}
+	})
+	if oom {
+		c.emit(events.ActionOOM, nil)
+	}
+	c.emit(events.ActionDie, map[string]string{"exitCode": fmt.Sprint(code)})
+	if exited != nil {
+		close(exited)
+	}
+	if plan.again {
+		c.planRestart(plan.delay)
+		return
+	}
+	if c.spec().Host.AutoRemove {
+		go Do(c.e.ctx, c.e, "rm", RemoveIn{Ref: c.spec().ID, Volumes: true}, c.spec().Name)
+	}
+}
+
+// ifFull explains errors that a full disk has many names for: overlayfs mounts read-only on one.
+func (e *Engine) ifFull() string {
+	const little = 64 << 10 // bytes
+	var st unix.Statfs_t
+	if err := unix.Statfs(e.o.Root, &st); err != nil || int64(st.Bavail)*int64(st.Bsize) > little {
+		return ""
+	}
+	return fmt.Sprintf("; the disk of %s is full: remove containers or images (coble rm, coble rmi, coble image prune)", e.o.Root)
+}

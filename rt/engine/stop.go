@@ -1,0 +1,238 @@
+package engine
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/request"
+	"github.com/coble-os/coble/rt/store"
+)
+
+var past = time.Unix(1, 0)
+
+const (
+	defaultGrace = 10 * time.Second
+	killGrace    = 10 * time.Second
+	exitGrace    = 5 * time.Second
+)
+
+// StopIn asks for a polite end.
+type StopIn struct {
+	Ref     string
+	Signal  string // empty: the container's own
+	Seconds *int   // grace; nil: the container's own, negative: for ever
+}
+
+func (e *Engine) stop(j *Job, in StopIn) (any, error) {
+	c, err := e.find(in.Ref)
+	if err != nil {
+		return nil, err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.cancelRestart()
+	if err := c.setSpec(func(s *store.Spec) { s.WantRunning = false }); err != nil {
+		return nil, err
+	}
+	if !c.running() {
+		return nil, fault.New(fault.NotModified, "container %s is not running", in.Ref)
+	}
+	if err := c.stop(j.Context(), in.Signal, in.Seconds); err != nil {
+		return nil, err
+	}
+	c.emit(events.ActionStop, nil)
+	return nil, nil
+}
+
+// stop sends the stop signal, waits for the grace time, then kills. The caller holds op.
+func (c *ctr) stop(ctx context.Context, signal string, seconds *int) error {
+	if signal == "" {
+		signal = c.spec().Config.StopSignal
+	}
+	sig := unix.SIGTERM
+	if signal != "" {
+		s, err := request.ParseSignal(signal)
+		if err != nil {
+			return err
+		}
+		sig = s
+	}
+	grace := graceOf(c.spec(), seconds)
+	c.setStopAsked()
+	exited := c.exitChannel()
+	if exited == nil {
+		return nil
+	}
+	c.thaw()
+	c.signal(sig)
+	var over <-chan time.Time
+	if grace >= 0 {
+		over = time.After(grace)
+	}
+	select {
+	case <-exited:
+		return nil
+	case <-over:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return c.killHard(exited)
+}
+
+// graceOf is pure: how long a container has between its stop signal and the kill; negative is for ever. What is asked
+// wins over what the container says.
+func graceOf(spec store.Spec, asked *int) time.Duration {
+	if asked == nil {
+		asked = spec.Config.StopTimeout
+	}
+	if asked == nil {
+		return defaultGrace
+	}
+	return time.Duration(*asked) * time.Second
+}
+
+// killHard ends every process of the container.
+func (c *ctr) killHard(exited chan struct{}) error {
+	c.signal(unix.SIGKILL)
+	select {
+	case <-exited:
+		return nil
+	case <-time.After(killGrace):
+	}
+	c.killCgroup()
+	select {
+	case <-exited:
+		return nil
+	case <-time.After(killGrace):
+		return fault.New(fault.Conflict, "container %s does not end after SIGKILL: a process of it hangs in the kernel (see /proc/%d/stack)", c.spec().Name, c.view().State.Pid)
+	}
+}
+
+func (c *ctr) exitChannel() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.exited
+}
+
+func (c *ctr) signal(sig unix.Signal) error {
+	c.mu.Lock()
+	proc := c.proc
+	c.mu.Unlock()
+	if proc == nil {
+		return fault.New(fault.Conflict, "container %s is not running", c.spec().ID)
+	}
+	return proc.Signal(sig)
+}
+
+// KillIn asks for a signal.
+type KillIn struct {
+	Ref    string
+	Signal string // empty: KILL
+}
+
+func (e *Engine) kill(j *Job, in KillIn) (any, error) {
+	c, err := e.find(in.Ref)
+	if err != nil {
+		return nil, err
+	}
+	sig := unix.SIGKILL
+	if in.Signal != "" {
+		if sig, err = request.ParseSignal(in.Signal); err != nil {
+			return nil, err
+		}
+	}
+	if !c.running() {
+		return nil, fault.New(fault.Conflict, "cannot kill container: %s: container %s is not running", in.Ref, c.spec().ID)
+	}
+	exited := c.exitChannel()
+	deadly := sig == unix.SIGKILL
+	if deadly || sig == stopSignalOf(c.spec()) {
+		c.setStopAsked()
+		c.setSpec(func(s *store.Spec) { s.WantRunning = false })
+	}
+	if err := c.signal(sig); err != nil {
+		return nil, fault.As(fault.Conflict, err)
+	}
+	c.emit(events.ActionKill, map[string]string{"signal": strconv.Itoa(int(sig))})
+	if deadly && exited != nil {
+		c.thaw()
+		return nil, c.killHard(exited)
+	}
+	return nil, nil
+}
+
+func stopSignalOf(spec store.Spec) unix.Signal {
+	if s, err := request.ParseSignal(spec.Config.StopSignal); err == nil {
+		return s
+	}
+	return unix.SIGTERM
+}
+
+func (e *Engine) restart(j *Job, in StopIn) (any, error) {
+	c, err := e.find(in.Ref)
+	if err != nil {
+		return nil, err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.cancelRestart()
+	if c.running() {
+		if err := c.stop(j.Context(), in.Signal, in.Seconds); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.setSpec(func(s *store.Spec) { s.WantRunning = true }); err != nil {
+		return nil, err
+	}
+	c.setState(func(st *store.State) { st.RestartCount, st.StopAsked = 0, false })
+	if err := c.start(j.Context()); err != nil {
+		return nil, err
+	}
+	c.emit(events.ActionRestart, nil)
+	return nil, nil
+}
+
+// pause freezes every process of the container.
+func (e *Engine) pause(j *Job, ref string) (any, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	switch st := c.view().State; {
+	case st.Status == container.StatePaused:
+		return nil, fault.New(fault.Conflict, "container %s is already paused", ref)
+	case !isRunning(st):
+		return nil, fault.New(fault.Conflict, "container %s is not running", ref)
+	}
+	if err := c.freeze(j.Context()); err != nil {
+		return nil, err
+	}
+	c.setState(func(st *store.State) { st.Status = container.StatePaused })
+	c.emit(events.ActionPause, nil)
+	return nil, nil
+}
+
+func (e *Engine) unpause(j *Job, ref string) (any, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	if c.view().State.Status != container.StatePaused {
+		return nil, fault.New(fault.Conflict, "container %s is not paused", ref)
+	}
+	if err := c.thaw(); err != nil {
+		return nil, err
+	}
+	c.emit(events.ActionUnPause, nil)
+	return nil, nil
+}

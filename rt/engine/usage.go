@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/repo"
+)
+
+// DiskUsage is what images and containers take on storage.
+type DiskUsage struct {
+	Images     []image.Image
+	Shared     map[image.ID]int64 // bytes of an image that others have as well
+	Layers     int64              // bytes of all layers, each once
+	Containers []View
+	Sizes      map[string]Sizes // by container id
+	Used       map[string]int   // containers by image id
+}
+
+func (e *Engine) diskUsage(j *Job, _ struct{}) (DiskUsage, error) {
+	l, err := e.listImages(j, struct{}{})
+	if err != nil {
+		return DiskUsage{}, err
+	}
+	u, err := e.images.Usage()
+	if err != nil {
+		return DiskUsage{}, err
+	}
+	d := DiskUsage{Images: l.Images, Used: l.Containers, Shared: u.Shared, Layers: u.Layers, Containers: e.Containers(), Sizes: map[string]Sizes{}}
+	for _, v := range d.Containers {
+		s, err := e.sizes(j, v.ID)
+		if err != nil {
+			continue // removed since, or damaged: its size is not known
+		}
+		d.Sizes[v.ID] = s
+	}
+	return d, nil
+}
+
+// PruneImagesIn says which images nobody needs.
+type PruneImagesIn struct {
+	All   bool      // also those with a name, not only dangling ones
+	Until time.Time // only those made before; zero: any
+	Want  func(labels map[string]string) bool
+}
+
+// Pruned is what was removed, and what that gave back in bytes.
+type Pruned struct {
+	Removed []repo.Removed
+	Bytes   int64
+}
+
+// pruneImages removes images that no container uses. One that comes into use meanwhile stays.
+func (e *Engine) pruneImages(j *Job, in PruneImagesIn) (Pruned, error) {
+	var out Pruned
+	before, err := e.images.Usage()
+	if err != nil {
+		return out, err
+	}
+	l, err := e.listImages(j, struct{}{})
+	if err != nil {
+		return out, err
+	}
+	for _, img := range l.Images {
+		named := len(img.RepoTags)+len(img.RepoDigests) > 0
+		if !in.All && named || l.Containers[img.ID.String()] > 0 || !in.Until.IsZero() && !img.Created.Before(in.Until) || !in.Want(img.Config.Labels) {
+			continue
+		}
+		gone, err := e.images.Remove(img.ID.String(), true)
+		if errors.Is(err, repo.ErrInUse) || errors.Is(err, repo.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		out.Removed = append(out.Removed, gone...)
+		for _, r := range gone {
+			if r.Deleted != "" {
+				e.imageEvent(events.ActionDelete, img.ID.String(), r.Deleted)
+			}
+		}
+	}
+	after, err := e.images.Usage()
+	out.Bytes = before.Layers - after.Layers
+	e.events.emit(events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": strconv.FormatInt(out.Bytes, 10)})
+	return out, err
+}

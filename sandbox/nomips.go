@@ -1,0 +1,5 @@
+//go:build !mips && !mipsle
+
+package sandbox
+
+const mips = false

@@ -1,0 +1,66 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Resctrl is the group of a container in the resource control file system.
+type Resctrl struct {
+	Group    string // name of its folder
+	Given    bool   // the spec names it: it may be others' too
+	Schemata []string
+	Monitor  string // name of its folder in mon_groups, or ""
+}
+
+// ResctrlGroup turns the spec's wish for a container into a group (OCI runtime spec, config-linux.md, "Intel RDT").
+func ResctrlGroup(id string, r *specs.LinuxIntelRdt) (*Resctrl, error) {
+	g := &Resctrl{Group: r.ClosID, Given: r.ClosID != "", Schemata: r.Schemata}
+	if !g.Given {
+		g.Group = id
+	}
+	if len(g.Schemata) == 0 {
+		for _, s := range []string{r.L3CacheSchema, r.MemBwSchema} {
+			if s != "" {
+				g.Schemata = append(g.Schemata, s)
+			}
+		}
+	}
+	if r.EnableMonitoring {
+		g.Monitor = id
+	}
+	for _, name := range []string{g.Group, g.Monitor} {
+		if !resctrlName(name) && (name != "" || name == g.Group) {
+			return nil, fmt.Errorf("linux.intelRdt: %q is no name of a group", name)
+		}
+	}
+	for _, s := range g.Schemata {
+		if strings.ContainsAny(s, "\n\x00") {
+			return nil, fmt.Errorf("linux.intelRdt: schema %q has more than one line", s)
+		}
+	}
+	return g, nil
+}
+
+func resctrlName(s string) bool {
+	switch s {
+	case "", ".", "..", "info", "mon_groups", "mon_data":
+		return false
+	}
+	return !strings.ContainsAny(s, "/\n\x00")
+}
+
+// resctrl is the group for the first stop, nil if the spec wants none.
+func resctrl(in *Input) (*Resctrl, error) {
+	r := in.Spec.Linux.IntelRdt
+	if r == nil {
+		return nil, nil
+	}
+	if !in.Facts.Resctrl {
+		return nil, errors.New("linux.intelRdt: no resctrl file system is mounted on /sys/fs/resctrl (CONFIG_X86_CPU_RESCTRL, and a processor that has it)")
+	}
+	return ResctrlGroup(in.ID, r)
+}
