@@ -195,7 +195,7 @@ func (k *keeper) loop() {
 		case s := <-k.sigs:
 			k.step("signal", func() { k.signal(s) })
 		case <-readable:
-			k.step("notify", k.receive)
+			k.step("notify", func() { k.receive() })
 			handled <- struct{}{}
 		case <-timer.C:
 		}
@@ -260,7 +260,7 @@ func (k *keeper) signal(s os.Signal) {
 // reap collects every child that has ended.
 func (k *keeper) reap() {
 	for {
-		e, ok := reap.One()
+		e, ok := reap.One(k.lastWords)
 		if !ok {
 			return
 		}
@@ -270,6 +270,13 @@ func (k *keeper) reap() {
 		}
 		k.exits.add(e)
 		k.exits.send(k.engine.sock)
+	}
+}
+
+// lastWords hears what a dead engine had sent before its end. Both its death and its datagrams may be waiting,
+// and once it is reaped its pid proves nothing.
+func (k *keeper) lastWords(pid int) {
+	for pid == k.engine.pid && k.receive() {
 	}
 }
 

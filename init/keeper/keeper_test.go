@@ -42,11 +42,23 @@ func TestMain(m *testing.M) {
 		case "test-orphan": // exits with status 7 when its stdin ends
 			_, _ = bufio.NewReader(os.Stdin).ReadByte()
 			os.Exit(7)
+		case "test-last-words":
+			exit(lastWords(os.Args[2]))
+		case "test-dying-engine":
+			exit(dyingEngine(os.Args[2]))
 		case "test-idle":
 			time.Sleep(time.Hour)
 		}
 	}
 	os.Exit(m.Run())
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 func engineMain(dir string) int {
@@ -320,6 +332,46 @@ func TestDescriptorsOutliveKills(t *testing.T) {
 	r.order("barrier")
 	r.killEngine(2)
 	require.Contains(t, r.out.wait(t, "engine ", 3), "files [two]")
+}
+
+// A keeper that gets no processor for a while finds the engine's death and its last datagrams at the same time.
+// The keeper's part is played by another process, since it waits for any child.
+func TestLastWordsOfAnEngineAreHeard(t *testing.T) {
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	out, err := exec.Command(exe, "test-last-words", t.TempDir()).CombinedOutput()
+	require.NoError(t, err)
+	require.Regexp(t, `^keeper: engine (\d+) is ready\nkeeper: engine \d+ ended: signal killed\n$`, string(out))
+}
+
+// lastWords sees an engine that says READY=1 and kills itself, in one look.
+func lastWords(dir string) error {
+	socket, err := listenNotify(dir + "/notify")
+	if err != nil {
+		return err
+	}
+	engine := exec.Command("/proc/self/exe", "test-dying-engine", dir+"/notify")
+	if err := engine.Start(); err != nil {
+		return err
+	}
+	if err := unix.Waitid(unix.P_PID, engine.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		return err
+	}
+	k := &keeper{c: Config{RunDir: dir}, log: &logger{out: os.Stdout}, notify: socket}
+	k.engine.pid, k.engine.sock = engine.Process.Pid, -1
+	k.reap()
+	return nil
+}
+
+func dyingEngine(path string) error {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Sendto(socket, []byte("READY=1"), 0, &unix.SockaddrUnix{Name: path})
+	}
+	if err == nil {
+		err = unix.Kill(os.Getpid(), unix.SIGKILL)
+	}
+	return err
 }
 
 func TestExitsAreRemembered(t *testing.T) {

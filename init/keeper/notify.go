@@ -113,8 +113,8 @@ func waitReadable(fd int, readable chan<- struct{}, handled <-chan struct{}) {
 	}
 }
 
-// receive handles the datagrams that have arrived.
-func (k *keeper) receive() {
+// receive handles the datagrams that have arrived, and tells whether there may be more.
+func (k *keeper) receive() bool {
 	data := make([]byte, wire.MaxMessage)
 	oob := make([]byte, unix.CmsgSpace(4*253)+unix.CmsgSpace(unix.SizeofUcred)+64)
 	for range 64 { // then the loop looks at its other events
@@ -123,12 +123,13 @@ func (k *keeper) receive() {
 			continue
 		}
 		if err != nil {
-			return // EAGAIN: all read
+			return false // EAGAIN: all read
 		}
 		if err := k.datagram(data[:n], oob[:oobn], flags); err != nil {
 			k.log.f("notify: %v", err)
 		}
 	}
+	return true
 }
 
 func (k *keeper) datagram(data, oob []byte, flags int) error {

@@ -21,8 +21,9 @@ type Exit struct {
 }
 
 // One reaps one ended child of this process, if there is one, without waiting. The start time is read while
-// the child is still a zombie: afterwards its pid may be somebody else's.
-func One() (Exit, bool) {
+// the child is still a zombie: afterwards its pid may be somebody else's. For the same reason last, if not nil,
+// is called with the child's pid before it is reaped.
+func One(last func(pid int)) (Exit, bool) {
 	var info [128]byte // siginfo_t
 	for {
 		err := waitid((*unix.Siginfo)(unsafe.Pointer(&info)))
@@ -40,6 +41,9 @@ func One() (Exit, bool) {
 	}
 	stat, _ := os.ReadFile("/proc/" + strconv.Itoa(e.PID) + "/stat")
 	e.Start = StartTime(stat)
+	if last != nil {
+		last(e.PID)
+	}
 	var status unix.WaitStatus
 	for {
 		_, err := unix.Wait4(e.PID, &status, 0, nil)
