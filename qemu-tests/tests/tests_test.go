@@ -25,6 +25,7 @@ func packages() []string {
 	}
 }
 
+// As many machines run at once as go test -parallel says: one a core.
 func TestPackagesAsRoot(t *testing.T) {
 	for _, c := range []struct{ arch, series, cgroup string }{
 		{"amd64", "6.1", ""},
@@ -34,6 +35,7 @@ func TestPackagesAsRoot(t *testing.T) {
 		{"arm64", "6.1", ""},
 	} {
 		t.Run(strings.TrimSuffix(c.arch+"-"+c.series+"-"+c.cgroup, "-"), func(t *testing.T) {
+			t.Parallel()
 			run := vm.RunTests
 			if c.cgroup == "v1" {
 				run = vm.RunTestsV1
@@ -55,6 +57,7 @@ func TestDriversAsRoot(t *testing.T) {
 			continue
 		}
 		t.Run(c.arch+"-"+c.series, func(t *testing.T) {
+			t.Parallel()
 			vm.RunTests(t, vm.FetchKernelT(t, c.arch, c.series), 90*time.Second,
 				"./layers/driver/overlay", "./layers/driver/btrfs", "./layers/driver/quota", "./layers/driver/packed", "./layers/driver/vfs")
 		})
