@@ -42,7 +42,7 @@ func RunTestsV1(t *testing.T, kernel Kernel, limit time.Duration, packages ...st
 
 func runTests(t *testing.T, kernel Kernel, param string, limit time.Duration, packages []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	if err := buildTests(ctx, dir, kernel, packages); err != nil {
