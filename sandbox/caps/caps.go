@@ -16,24 +16,27 @@ type Set uint64
 // Last is the highest capability number that this package can name (CAP_CHECKPOINT_RESTORE, Linux 5.9).
 const Last = 40
 
-const names = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE " +
-	"NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE " +
-	"SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL " +
-	"SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+var names = [Last + 1]string{
+	"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+	"LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+	"SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+	"SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+	"MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+	"CHECKPOINT_RESTORE",
+}
 
 // Name returns the name of capability n, such as "CAP_CHOWN", or "" if it has none here.
 func Name(n int) string {
-	f := strings.Fields(names)
-	if n < 0 || n >= len(f) {
+	if n < 0 || n >= len(names) {
 		return ""
 	}
-	return "CAP_" + f[n]
+	return "CAP_" + names[n]
 }
 
 // Number returns the number of a capability. The name may lack its CAP_ and be in lower case.
 func Number(name string) (int, error) {
 	want := strings.TrimPrefix(strings.ToUpper(name), "CAP_")
-	for i, n := range strings.Fields(names) {
+	for i, n := range names {
 		if n == want {
 			return i, nil
 		}
@@ -70,7 +73,7 @@ func (s Set) Len() int { return bits.OnesCount64(uint64(s)) }
 // Names lists s by number, each with its CAP_; numbers without a name are left out.
 func (s Set) Names() []string {
 	var out []string
-	for i, n := range strings.Fields(names) {
+	for i, n := range names {
 		if s.Has(i) {
 			out = append(out, "CAP_"+n)
 		}

@@ -28,7 +28,7 @@ type builder struct {
 }
 
 func newBuilder() *builder {
-	return &builder{p: &Plan{Slots: []string{""}, Calls: make([]Call, 0, 256)}}
+	return &builder{p: &Plan{Slots: []string{""}, Calls: make([]Call, 0, 512)}}
 }
 
 // about sets what the calls that follow are for.

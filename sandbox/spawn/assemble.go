@@ -105,7 +105,7 @@ func assemble(p *plan.Plan, in map[string]uintptr, keep []uintptr) (*machine, er
 	if len(p.Calls) == 0 || len(p.Calls) > 1<<15 {
 		return nil, fmt.Errorf("run a plan of %d calls: out of range", len(p.Calls))
 	}
-	a := assembler{m: newMachine(), in: in}
+	a := assembler{m: newMachine(), in: in, mem: make([]byte, 0, 64*len(p.Calls)), refs: make([]ref, 0, 2*len(p.Calls))}
 	a.m.code = make([]instr, len(p.Calls))
 	a.m.slots = make([]uintptr, len(p.Slots)+1)
 	for _, name := range p.Inputs {
