@@ -55,6 +55,11 @@ func Open() (*Conn, []File, error) {
 			c.Exit = &ExitReader{fd: fd}
 			continue
 		}
+		if fd < lowest { // low numbers are for what is short-lived: see spawn.ReserveLow
+			if fd, err = moveUp(fd); err != nil {
+				return nil, nil, err
+			}
+		}
 		files = append(files, File{name, fd})
 	}
 	c.sock, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -62,6 +67,17 @@ func Open() (*Conn, []File, error) {
 		return nil, nil, fmt.Errorf("make notify socket: %w", err)
 	}
 	return c, files, nil
+}
+
+const lowest = 128 // number of a descriptor that was stored
+
+func moveUp(fd int) (int, error) {
+	to, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, lowest)
+	if err != nil {
+		return 0, fmt.Errorf("move descriptor %d of the keeper: %w", fd, err)
+	}
+	unix.Close(fd)
+	return to, nil
 }
 
 // Send sends KEY=value lines and returns when the keeper's queue has them.

@@ -16,6 +16,7 @@ func containers() []mutant {
 		in("no capability is inheritable (CVE-2022-24769)", "plan/process.go", "lo(s.permitted), lo(s.inheritable), hi(s.effective)", "lo(s.permitted), lo(s.permitted), hi(s.effective)", "TestNothingInherited"),
 		in("a device of a user namespace is the one that the spec means", "plan/nodes.go", "\tb.isDevice(node, kind, major, minor)\n", "", "TestWrongDevice"),
 		in("the old root is not unmounted for all", "plan/container.go", "p&unix.MS_SHARED != 0 {\n\t\tb.mount(\"\", str(\".\")", "p&unix.MS_SHARED != 0 {\n\t\tb.mount(\"\", str(\"/\")", "TestSharedVolume"),
-		in("a child closes what is not its own before it waits", "spawn/child.go", "syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, g.first, g.last, 0, 0, 0, 0)", "_ = g", "TestWaitingDescriptors"),
+		in("a child closes what is not its own before it waits", "spawn/child.go", "_, _, errno := syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, g.first, g.last, flag, 0, 0, 0)", "errno := uintptr(0)\n\t\t_ = g", "TestWaitingDescriptors"),
+		{"sandbox: a child has its own descriptors before it closes any", "sandbox/spawn/assemble.go", "m.unshare = unix.CLOSE_RANGE_UNSHARE", "m.unshare = 0", "./sandbox/spawn", "TestManyDescriptors"},
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/coble-os/coble/netcfg/ipam"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox/cgroup"
+	"github.com/coble-os/coble/sandbox/spawn"
 )
 
 // Options say where an engine lives.
@@ -139,6 +140,9 @@ func (e *Engine) openParts() (err error) {
 		return err
 	}
 	if e.keeper, err = openKeeperLink(); err != nil {
+		return err
+	}
+	if err := spawn.ReserveLow(); err != nil {
 		return err
 	}
 	if e.store, err = store.Open(e.o.Root, e.o.Run, names{}); err != nil {

@@ -48,7 +48,7 @@ type fix struct {
 // gap is a range of descriptors, both ends included.
 type gap struct{ first, last uintptr }
 
-// gapsBetween returns the ranges above 2 that hold none of fds.
+// gapsBetween returns the ranges above 2 that hold none of fds; the one without end comes last.
 func gapsBetween(fds []uintptr) []gap {
 	var out []gap
 	next := uintptr(3)
@@ -69,25 +69,26 @@ type check struct {
 
 // machine is a plan in memory. It is on the heap, nothing in it moves, and the child shares it.
 type machine struct {
-	clone  cloneArgs
-	tid    int32   // written by the kernel before the child runs
-	pidfd  int32   // likewise; -1 before
-	rep    *report // in this process, or in a file that others see
-	own    report
-	next   uintptr // number of the next call
-	after  uintptr // where the child goes on after it made one itself, and
-	slotOf uintptr // the slot for the pidfd of that one,
-	hookfd int32   // which the kernel writes here
-	n      uintptr
-	code   []instr
-	fixes  []fix
-	checks []check
-	slots  []uintptr
-	gaps   []gap // of descriptors, closed first of all
-	mem    []uint64
-	zero   [20]uint64 // an all-default struct sigaction
-	all    [2]uint64  // the full signal set
-	old    [2]uint64
+	clone   cloneArgs
+	tid     int32   // written by the kernel before the child runs
+	pidfd   int32   // likewise; -1 before
+	rep     *report // in this process, or in a file that others see
+	own     report
+	next    uintptr // number of the next call
+	after   uintptr // where the child goes on after it made one itself, and
+	slotOf  uintptr // the slot for the pidfd of that one,
+	hookfd  int32   // which the kernel writes here
+	n       uintptr
+	code    []instr
+	fixes   []fix
+	checks  []check
+	slots   []uintptr
+	gaps    []gap   // of descriptors, closed first of all, from the last
+	unshare uintptr // flag of close_range(2) for the last gap, of a child that shares the table
+	mem     []uint64
+	zero    [20]uint64 // an all-default struct sigaction
+	all     [2]uint64  // the full signal set
+	old     [2]uint64
 }
 
 type assembler struct {
@@ -285,6 +286,9 @@ func word(b []byte) uintptr {
 
 // prepare fills in the arguments of clone3(2).
 func (m *machine) prepare(flags uint64, cgroupFD int) {
+	if flags&unix.CLONE_FILES != 0 {
+		m.unshare = unix.CLOSE_RANGE_UNSHARE
+	}
 	m.clone.flags = flags | unix.CLONE_PIDFD | unix.CLONE_PARENT_SETTID
 	m.clone.exitSignal = uint64(unix.SIGCHLD)
 	m.clone.pidfd = uint64(uintptr(unsafe.Pointer(&m.pidfd)))

@@ -85,9 +85,14 @@ func child(m *machine) {
 		syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&m.zero)), 0, sigsetSize, 0, 0)
 	}
 	gaps := unsafe.Pointer(unsafe.SliceData(m.gaps))
-	for i := uintptr(0); i < uintptr(len(m.gaps)); i++ {
-		g := (*gap)(unsafe.Add(gaps, i*unsafe.Sizeof(gap{})))
-		syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, g.first, g.last, 0, 0, 0, 0)
+	flag := m.unshare
+	for i := uintptr(len(m.gaps)); i > 0; i-- {
+		g := (*gap)(unsafe.Add(gaps, (i-1)*unsafe.Sizeof(gap{})))
+		_, _, errno := syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, g.first, g.last, flag, 0, 0, 0)
+		if errno != 0 && flag != 0 {
+			m.fail(uintptr(errno)) // before anything is closed in a table that the parent shares
+		}
+		flag = 0
 	}
 	for m.next < m.n {
 		in := (*instr)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(m.code)), m.next*unsafe.Sizeof(instr{})))

@@ -8,7 +8,8 @@
 // release the child from a barrier, run on even with GOMAXPROCS=1 and in the middle of a collection.
 //
 // Before the first call the child puts signals back to their defaults, and closes all descriptors above 2 but the
-// inputs: a child that waits at a barrier for long keeps no pipe of anybody else's open.
+// inputs: a child that waits at a barrier for long keeps no pipe of anybody else's open. ReserveLow makes that cheap in
+// a process that has thousands.
 //
 // What callers must hold to:
 //   - Every descriptor of the process is close-on-exec, since syscall.ForkLock is not taken. The plan closes all
@@ -114,11 +115,18 @@ func Run(ctx context.Context, p *plan.Plan, o Options) (Child, error) {
 		}
 		defer b.close()
 	}
+	flags := p.CloneFlags
+	if o.Report == nil && len(o.Keep) == 0 {
+		if back := lendLow(in); back != nil {
+			defer back()
+			flags |= unix.CLONE_FILES
+		}
+	}
 	m, err := assemble(p, in, o.Keep)
 	if err != nil {
 		return Child{}, err
 	}
-	m.prepare(p.CloneFlags, o.CgroupFD)
+	m.prepare(flags, o.CgroupFD)
 	if o.Report != nil {
 		return runWaiting(ctx, p, o, m, b)
 	}

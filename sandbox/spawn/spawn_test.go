@@ -3,15 +3,18 @@ package spawn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -41,6 +44,9 @@ func execSelf(env ...string) plan.Call {
 func TestMain(m *testing.M) {
 	if os.Getenv("SPAWN_HELPER") == "ok" {
 		os.Exit(7)
+	}
+	if os.Args[0] == "spawn-helper" { // a plan that ought to have failed before
+		os.Exit(9)
 	}
 	os.Exit(m.Run())
 }
@@ -369,4 +375,53 @@ func TestWaiting(t *testing.T) {
 	require.EqualError(t, ReadReport(report, p.Gate, Steps(p)), "do chdir: no such file or directory")
 	require.ErrorIs(t, ReadReport(report, p.Gate+5, nil), ErrAbandoned)
 	w.Close()
+}
+
+// TestManyDescriptors: in a process that has many, children share its table for a moment, see no more than their inputs,
+// and leave all of it as it was.
+func TestManyDescriptors(t *testing.T) {
+	require.NoError(t, ReserveLow())
+	for range 2 * manyFDs {
+		f, err := os.Open("/dev/null")
+		require.NoError(t, err)
+		t.Cleanup(func() { f.Close() })
+	}
+	free := len(low.free)
+	before := descriptors(t, "self")
+	var wg sync.WaitGroup
+	for range 4 * lowNumbers { // more at a time than there are numbers for
+		wg.Go(func() {
+			var held map[string]string
+			c, err := Run(context.Background(), barrierPlan(execSelf("SPAWN_HELPER=ok")), Options{Barrier: func(pid int) error {
+				held = descriptors(t, strconv.Itoa(pid))
+				return nil
+			}})
+			if assert.NoError(t, err) {
+				assert.Equal(t, 7, status(t, c))
+			}
+			assert.Len(t, held, 1, "%v", held)
+		})
+	}
+	wg.Wait()
+	require.Equal(t, before, descriptors(t, "self"))
+	require.Len(t, low.free, free)
+
+	require.Nil(t, lendLow(map[string]uintptr{"closed": 1 << 20}))
+	require.Len(t, low.free, free, "nothing stays lent after a failure")
+}
+
+// descriptors are those above 2 of a process, by number.
+func descriptors(t *testing.T, pid string) map[string]string {
+	dir := "/proc/" + pid + "/fd"
+	entries, err := os.ReadDir(dir)
+	assert.NoError(t, err)
+	all := map[string]string{}
+	for _, e := range entries {
+		if n, _ := strconv.Atoi(e.Name()); n > 2 {
+			if name, err := os.Readlink(dir + "/" + e.Name()); err == nil && name != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
+				all[e.Name()] = name
+			}
+		}
+	}
+	return all
 }
