@@ -250,22 +250,12 @@ func searchVerb(f *pflag.FlagSet) runner {
 		if err := need(args, 1, 1, "a term"); err != nil {
 			return err
 		}
-		q := url.Values{"term": {args[0]}, "limit": {strconv.Itoa(*limit)}}
-		wanted := map[string][]string{}
-		for _, s := range *filter {
-			k, v, ok := strings.Cut(s, "=")
-			if !ok {
-				return fmt.Errorf("filter %q: want key=value", s)
-			}
-			wanted[k] = append(wanted[k], v)
+		q, err := filterQuery(*filter)
+		if err != nil {
+			return err
 		}
-		if len(wanted) > 0 {
-			raw, err := json.Marshal(wanted)
-			if err != nil {
-				return err
-			}
-			q.Set("filters", string(raw))
-		}
+		q.Set("term", args[0])
+		q.Set("limit", strconv.Itoa(*limit))
 		return a.search(ctx, q, *long)
 	}
 }

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
-	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/configs"
 	"github.com/coble-os/coble/layers/image"
@@ -140,20 +138,12 @@ func (e *Engine) collect(j *Job, _ struct{}) (any, error) {
 
 // dropImage removes one image with its names, unless somebody has begun to use it.
 func (e *Engine) dropImage(x repo.Excess) (bool, error) {
-	gone, err := e.images.Remove(x.ID.String(), true)
-	if errors.Is(err, repo.ErrInUse) || errors.Is(err, repo.ErrNotFound) {
-		return false, nil
-	}
+	gone, err := e.removeUnused(x.ID)
 	if err != nil {
 		return false, fmt.Errorf("remove image %s: %w", imageTitle(x.Holding), err)
 	}
-	for _, r := range gone {
-		switch {
-		case r.Untagged != "":
-			e.imageEvent(events.ActionUnTag, x.ID.String(), r.Untagged)
-		case r.Deleted != "":
-			e.imageEvent(events.ActionDelete, x.ID.String(), r.Deleted)
-		}
+	if len(gone) == 0 {
+		return false, nil
 	}
 	e.log.Info("image removed", "image", imageTitle(x.Holding), "because", string(x.Why), "used", x.Used.Format(time.DateOnly))
 	return true, nil

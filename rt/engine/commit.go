@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/moby/moby/api/types/events"
@@ -165,6 +164,3 @@ func ownStub(c repo.Change) bool {
 	}
 	return false
 }
-
-// viewDir is a folder to mount a container's root on, in a namespace of its own.
-func (c *ctr) viewDir() string { return filepath.Join(c.runDir(), "rootfs") }

@@ -113,15 +113,29 @@ func (e *Engine) removeImage(_ *Job, in RemoveImageIn) ([]repo.Removed, error) {
 	if err != nil {
 		return nil, imageError(err)
 	}
-	for _, r := range removed {
+	e.removalEvents(img.ID, removed)
+	return removed, nil
+}
+
+// removeUnused removes an image with its names, unless somebody has begun to use it or removed it: then gone is empty.
+func (e *Engine) removeUnused(id image.ID) (gone []repo.Removed, err error) {
+	gone, err = e.images.Remove(id.String(), true)
+	if errors.Is(err, repo.ErrInUse) || errors.Is(err, repo.ErrNotFound) {
+		return nil, nil
+	}
+	e.removalEvents(id, gone)
+	return gone, err
+}
+
+func (e *Engine) removalEvents(id image.ID, gone []repo.Removed) {
+	for _, r := range gone {
 		if r.Untagged != "" {
-			e.imageEvent(events.ActionUnTag, img.ID.String(), r.Untagged)
+			e.imageEvent(events.ActionUnTag, id.String(), r.Untagged)
 		}
 		if r.Deleted != "" {
-			e.imageEvent(events.ActionDelete, img.ID.String(), r.Deleted)
+			e.imageEvent(events.ActionDelete, id.String(), r.Deleted)
 		}
 	}
-	return removed, nil
 }
 
 // imageFree refuses to take the last name off an image that a container was made from, and to remove one by its id that

@@ -3,7 +3,6 @@ package engine
 import (
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -97,7 +96,7 @@ func (e *Engine) plan(_ *Job, ref string) (PlanOut, error) {
 	if err != nil {
 		return out, err
 	}
-	mounts, err := e.images.Mounts(c.spec().ID, filepath.Join(c.runDir(), "rootfs"))
+	mounts, err := e.images.Mounts(c.spec().ID, c.viewDir())
 	if err != nil {
 		return out, err
 	}

@@ -97,10 +97,10 @@ func (c *ctr) start(ctx context.Context) (err error) {
 
 // launch does the steps between intent and running process.
 func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
-	if err := os.MkdirAll(filepath.Join(c.runDir(), "rootfs"), 0o711); err != nil {
+	if err := os.MkdirAll(c.viewDir(), 0o711); err != nil {
 		return nil, fmt.Errorf("make run folder: %w", err)
 	}
-	mounts, err := c.e.images.Mounts(c.spec().ID, filepath.Join(c.runDir(), "rootfs"))
+	mounts, err := c.e.images.Mounts(c.spec().ID, c.viewDir())
 	if err != nil {
 		return nil, err
 	}

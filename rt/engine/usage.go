@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"strconv"
 	"time"
 
@@ -70,19 +69,11 @@ func (e *Engine) pruneImages(j *Job, in PruneImagesIn) (Pruned, error) {
 		if !in.All && named || l.Containers[img.ID.String()] > 0 || !in.Until.IsZero() && !img.Created.Before(in.Until) || !in.Want(img.Config.Labels) {
 			continue
 		}
-		gone, err := e.images.Remove(img.ID.String(), true)
-		if errors.Is(err, repo.ErrInUse) || errors.Is(err, repo.ErrNotFound) {
-			continue
-		}
+		gone, err := e.removeUnused(img.ID)
 		if err != nil {
 			return out, err
 		}
 		out.Removed = append(out.Removed, gone...)
-		for _, r := range gone {
-			if r.Deleted != "" {
-				e.imageEvent(events.ActionDelete, img.ID.String(), r.Deleted)
-			}
-		}
 	}
 	after, err := e.images.Usage()
 	out.Bytes = before.Layers - after.Layers

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -17,7 +16,7 @@ const maxPasswd = 1 << 20
 // lookUpUser reads the container's files through a mount that no path leads to, resolved inside it: an evil image
 // reaches nothing of the host's.
 func (c *ctr) lookUpUser(mounts []driver.Mount) (rootfs.User, error) {
-	view, err := openView(mounts, filepath.Join(c.runDir(), "rootfs"))
+	view, err := openView(mounts, c.viewDir())
 	if err != nil {
 		return rootfs.User{}, fmt.Errorf("look into root file system of %s: %w", c.spec().Name, err)
 	}
