@@ -20,7 +20,7 @@ import (
 func testsScript(conn *notify.Conn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	_, err := boot.LoadModules(append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs"))
+	_, err := boot.LoadModules(append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool"))
 	disk, findErr := boot.FindDisk(ctx, "LABEL=tests")
 	err = errors.Join(err, boot.Hostname("tester"), boot.Loopback(), findErr)
 	if err == nil {
@@ -79,6 +79,11 @@ func mountV1() error {
 
 func runTests(dir string) string {
 	cmd := exec.Command("./test.bin", "-test.v", "-test.timeout=20m")
+	if cmdline, err := os.ReadFile("/proc/cmdline"); err == nil {
+		if run, is := boot.Param(string(cmdline), "test.run"); is {
+			cmd.Args = append(cmd.Args, "-test.run="+run)
+		}
+	}
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=/bin:/sbin", "HOME=/root", "TMPDIR=/tmp", "TERM=dumb", "COBLE_VM=1"}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

@@ -27,7 +27,8 @@ const (
 // module's root), boots kernel once and runs them there as root, each in a copy
 // of its folder's testdata, with busybox's commands in /bin and /tmp on ext4. Each
 // package becomes a subtest; skips inside are listed. limit bounds the whole on
-// a machine with KVM, Slow times as much elsewhere.
+// a machine with KVM, Slow times as much elsewhere. $COBLE_VM_RUN, without
+// blanks, picks tests as `go test -run` does.
 func RunTests(t *testing.T, kernel Kernel, limit time.Duration, packages ...string) {
 	t.Helper()
 	runTests(t, kernel, "", limit, packages)
@@ -42,6 +43,9 @@ func RunTestsV1(t *testing.T, kernel Kernel, limit time.Duration, packages ...st
 
 func runTests(t *testing.T, kernel Kernel, param string, limit time.Duration, packages []string) {
 	t.Helper()
+	if run := os.Getenv("COBLE_VM_RUN"); run != "" {
+		param += " test.run=" + run
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
@@ -151,7 +155,7 @@ func buildTests(ctx context.Context, dir string, kernel Kernel, packages []strin
 
 // TestModules are what tests of file systems need beside what coble loads itself.
 func TestModules() []string {
-	return append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs")
+	return append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool")
 }
 
 // hostTools adds this machine's programs that make and look at file systems, with their libraries, where the machine to be
