@@ -63,3 +63,9 @@ func TestDriversAsRoot(t *testing.T) {
 		})
 	}
 }
+
+// TestSELinux: labels are given and enforced.
+func TestSELinux(t *testing.T) {
+	t.Parallel()
+	vm.RunSELinux(t, vm.FetchKernelT(t, "amd64", "6.12"), 60*time.Second, "./sandbox", "TestSELinux")
+}

@@ -41,9 +41,15 @@ func RunTestsV1(t *testing.T, kernel Kernel, limit time.Duration, packages ...st
 	runTests(t, kernel, " test.cgroup=v1", limit, packages)
 }
 
+// RunSELinux is RunTests of one test, on a kernel that runs SELinux and has no policy yet.
+func RunSELinux(t *testing.T, kernel Kernel, limit time.Duration, pkg, test string) {
+	t.Helper()
+	runTests(t, kernel, " lsm=selinux test.run="+test, limit, []string{pkg})
+}
+
 func runTests(t *testing.T, kernel Kernel, param string, limit time.Duration, packages []string) {
 	t.Helper()
-	if run := os.Getenv("COBLE_VM_RUN"); run != "" {
+	if run := os.Getenv("COBLE_VM_RUN"); run != "" && !strings.Contains(param, "test.run=") {
 		param += " test.run=" + run
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
@@ -165,7 +171,7 @@ func hostTools(ctx context.Context, im *mkimage.Image, arch string) error {
 		return nil
 	}
 	added := map[string]bool{}
-	for _, name := range strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag") {
+	for _, name := range strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag secilc") {
 		cmd := exec.CommandContext(ctx, "sh", "-c", `PATH=$PATH:/usr/sbin:/sbin; p=$(command -v "$1") && echo "$p" && ldd "$p"`, "sh", name)
 		out, err := cmd.Output()
 		if err != nil {
