@@ -34,7 +34,7 @@ func (e *Engine) openNetwork() error {
 	if err != nil {
 		return err
 	}
-	if e.pool, err = ipam.New(subnet); err != nil {
+	if e.pool, err = ipam.New(ipam.Options{Subnet: subnet}); err != nil {
 		return err
 	}
 	e.net = netcfg.NewBridge(netcfg.Options{Name: e.bridgeName(), Table: e.name, Subnet: subnet, Gateway: e.pool.Gateway(), MTU: e.o.Network.MTU})
