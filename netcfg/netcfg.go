@@ -1,7 +1,7 @@
-// Package netcfg makes a container network what it should be: Set takes the whole desired state and brings the kernel
-// there, whatever it finds. It owns one bridge, the links plugged into it and one nftables table, all named after the
-// engine, and changes nothing else of the host's but IPv4 forwarding, which it guards (see nft). It imports nothing
-// else of coble.
+// Package netcfg makes container networks what they should be: Set takes the whole desired state and brings the kernel
+// there, whatever it finds. It owns the bridges that have the engine's name in their alias, the links plugged into them
+// and the nftables tables of that name, and changes nothing else of the host's but forwarding, which it guards (see nft).
+// It imports nothing else of coble.
 package netcfg
 
 import (
@@ -11,127 +11,204 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
-// Options name one bridge network.
-type Options struct {
-	Name    string // of the bridge
-	Table   string // of the nftables table
-	Subnet  netip.Prefix
-	Gateway netip.Addr // the bridge's own address
-	MTU     int        // bytes; 0: the kernel's default
+// Network is one bridge network.
+type Network struct {
+	nft.Network
+	Gateway4, Gateway6 netip.Addr // the bridge's own addresses, where it has any
+	MTU                int        // bytes; 0: the kernel's default
 }
 
 // Config is the desired state.
 type Config struct {
-	Ports []Port
-	Links map[string]bool // host ends of the links that are in use; others on the bridge are removed
+	Networks []Network
+	Ports    []Port
+	Links    map[string]bool // host ends of the links that are in use; others on the bridges are removed
 }
 
 // Port is a published port.
 type Port = nft.Port
 
-// Endpoint is a container's link.
-type Endpoint struct {
-	HostIf string // name of the host's end
-	IfName string // name in the container
-	Pid    int    // a process in the container's network namespace
-	Addr   netip.Prefix
-	MAC    net.HardwareAddr
+// Host is what one engine has of the host's network. Its methods may be called from any goroutine.
+type Host struct {
+	name string
+
+	mu    sync.Mutex         // held during each change: the kernel sees one at a time
+	ready map[string]Network // bridges that are up, by name; guarded by mu
 }
 
-// Bridge is one bridge network. Its methods may be called from any goroutine.
-type Bridge struct {
-	o Options
+// New describes what the engine of that name has; nothing is made before it is needed.
+func New(name string) *Host { return &Host{name: name, ready: map[string]Network{}} }
 
-	mu    sync.Mutex // held during each change: the kernel sees one at a time
-	ready bool       // the bridge is up; guarded by mu
-}
+// alias marks a bridge as that engine's (ip-link(8), alias).
+func alias(name string) string { return "coble:" + name }
 
-// NewBridge describes a network; nothing is made before it is needed.
-func NewBridge(o Options) *Bridge { return &Bridge{o: o} }
-
-// Set brings bridge, links and rules to the desired state. With nothing wanted and nothing there it does nothing. A
+// Set brings bridges, links and rules to the desired state. With nothing wanted and nothing there it does nothing. A
 // second call with the same configuration sends nothing to the kernel but questions.
-func (b *Bridge) Set(c Config) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	link, err := netlink.LinkByName(b.o.Name)
-	there := err == nil
-	if len(c.Links) == 0 && len(c.Ports) == 0 && !there {
-		return nil
-	}
-	if err := b.ensure(); err != nil {
+func (h *Host) Set(c Config) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	stale, err := h.dropStale(c)
+	if err != nil || len(c.Networks) == 0 && !stale {
 		return err
 	}
-	if there {
-		if err := b.dropStale(link, c.Links); err != nil {
+	r := nft.Rules{Table: h.name, Ports: c.Ports}
+	for _, n := range c.Networks {
+		if err := h.ensure(n); err != nil {
 			return err
 		}
+		r.Networks = append(r.Networks, n.Network)
 	}
-	return nft.Apply(nft.Rules{Table: b.o.Table, Bridge: b.o.Name, Subnet: b.o.Subnet, Ports: c.Ports})
+	return nft.Apply(r)
+}
+
+// dropStale removes the engine's bridges and the links on them that nobody wants, and tells whether there was a bridge.
+// Called with mu held.
+func (h *Host) dropStale(c Config) (bool, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return false, fmt.Errorf("list links: %w", err)
+	}
+	wanted, ours, dropped := map[string]bool{}, map[int]bool{}, false
+	for _, n := range c.Networks {
+		wanted[n.Bridge] = true
+	}
+	for _, l := range links {
+		if a := l.Attrs(); l.Type() == "bridge" && a.Alias == alias(h.name) || wanted[a.Name] {
+			ours[a.Index] = true
+		}
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		link := ours[a.MasterIndex] && !c.Links[a.Name]
+		bridge := ours[a.Index] && !wanted[a.Name]
+		if !link && !bridge {
+			continue
+		}
+		if err := netlink.LinkDel(l); err != nil && !gone(err) {
+			return false, fmt.Errorf("remove link %s: %w", a.Name, err)
+		}
+		if bridge {
+			delete(h.ready, a.Name)
+			dropped = true
+		}
+	}
+	return dropped, nil
 }
 
 // ensure makes the bridge and switches forwarding on. Called with mu held.
-func (b *Bridge) ensure() error {
-	link, err := netlink.LinkByName(b.o.Name)
-	if b.ready && err == nil {
+func (h *Host) ensure(n Network) error {
+	link, err := netlink.LinkByName(n.Bridge)
+	if err == nil && h.ready[n.Bridge] == n {
 		return nil
 	}
+	if err == nil && link.Type() != "bridge" {
+		return fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.Type())
+	}
 	if err != nil {
-		if link, err = b.make(); err != nil {
+		if link, err = makeBridge(n); err != nil {
 			return err
 		}
 	}
-	want := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(b.o.Gateway, b.o.Subnet.Bits()))}
-	if err := netlink.AddrReplace(link, want); err != nil {
-		return fmt.Errorf("set address %s of bridge %s: %w", want, b.o.Name, err)
+	if link.Attrs().Alias == "" {
+		if err := netlink.LinkSetAlias(link, alias(h.name)); err != nil {
+			return fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
+		}
+	}
+	for _, p := range []netip.Prefix{netip.PrefixFrom(n.Gateway4, max(n.V4.Bits(), 0)), netip.PrefixFrom(n.Gateway6, max(n.V6.Bits(), 0))} {
+		if !p.Addr().IsValid() {
+			continue
+		}
+		if err := netlink.AddrReplace(link, address(p)); err != nil {
+			return fmt.Errorf("set address %s of bridge %s: %w", p, n.Bridge, err)
+		}
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set bridge %s up: %w", b.o.Name, err)
+		return fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
 	}
 	// A published port is reached from the host's own 127.0.0.1 too; the rules keep others away from there.
-	if err := sysctl("net/ipv4/conf/"+b.o.Name+"/route_localnet", "1"); err != nil {
+	if err := sysctl("net/ipv4/conf/"+n.Bridge+"/route_localnet", "1"); err != nil {
 		return err
 	}
-	b.ready = true
-	return forward(b.o.Table)
+	if err := h.forward(n); err != nil {
+		return err
+	}
+	h.ready[n.Bridge] = n
+	return nil
 }
 
-func (b *Bridge) make() (netlink.Link, error) {
+func makeBridge(n Network) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = b.o.Name, b.o.MTU
-	attrs.HardwareAddr = MACFor(b.o.Gateway)
+	attrs.Name, attrs.MTU = n.Bridge, n.MTU
+	attrs.HardwareAddr = MACFor(n.Gateway4)
+	if !n.Gateway4.IsValid() {
+		attrs.HardwareAddr = MACFor(n.Gateway6)
+	}
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil, fmt.Errorf("make bridge %s: %w: the kernel has no bridge (CONFIG_BRIDGE; is the module loaded?)", b.o.Name, err)
+			return nil, fmt.Errorf("make bridge %s: %w: the kernel has no bridge (CONFIG_BRIDGE; is the module loaded?)", n.Bridge, err)
 		}
-		return nil, fmt.Errorf("make bridge %s: %w", b.o.Name, err)
+		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, err)
 	}
-	return netlink.LinkByName(b.o.Name)
+	return netlink.LinkByName(n.Bridge)
 }
 
-// forward switches IPv4 forwarding on. Where it was off, the table is told to let nothing through that is not ours, so
-// that the host does not become a router for others.
-func forward(table string) error {
-	const key = "net/ipv4/ip_forward"
+// forward switches forwarding on for what the network has. Where it was off, the table is told to let nothing through that
+// is not ours, so that the host does not become a router for others.
+func (h *Host) forward(n Network) error {
+	if n.Internal {
+		return nil
+	}
+	if n.V4.IsValid() {
+		if err := h.forwardFamily("net/ipv4/ip_forward", false, nil); err != nil {
+			return err
+		}
+	}
+	if !n.V6.IsValid() {
+		return nil
+	}
+	return h.forwardFamily("net/ipv6/conf/all/forwarding", true, keepAutoconf)
+}
+
+func (h *Host) forwardFamily(key string, six bool, before func() error) error {
 	b, err := os.ReadFile("/proc/sys/" + key)
 	if err != nil || strings.TrimSpace(string(b)) == "1" {
 		return err
 	}
-	if err := nft.Guard(table); err != nil {
+	if before != nil {
+		if err := before(); err != nil {
+			return err
+		}
+	}
+	if err := nft.Guard(h.name, six); err != nil {
 		return err
 	}
 	return sysctl(key, "1")
+}
+
+// keepAutoconf lets links that take their IPv6 address from router advertisements go on doing so when the host forwards
+// (Documentation/networking/ip-sysctl, accept_ra).
+func keepAutoconf() error {
+	files, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil || strings.TrimSpace(string(b)) != "1" {
+			continue // gone meanwhile, or set on purpose
+		}
+		if err := sysctl(strings.TrimPrefix(f, "/proc/sys/"), "2"); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 func sysctl(key, value string) error {
@@ -141,179 +218,27 @@ func sysctl(key, value string) error {
 	return nil
 }
 
-// dropStale removes the links on the bridge that nobody wants. Called with mu held.
-func (b *Bridge) dropStale(bridge netlink.Link, keep map[string]bool) error {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	for _, l := range links {
-		if a := l.Attrs(); a.MasterIndex == bridge.Attrs().Index && !keep[a.Name] {
-			if err := netlink.LinkDel(l); err != nil && !gone(err) {
-				return fmt.Errorf("remove link %s: %w", a.Name, err)
-			}
-		}
-	}
-	return nil
-}
-
 func gone(err error) bool {
 	var notFound netlink.LinkNotFoundError
 	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
 }
 
-// Plug gives a container its link: a veth pair with one end on the bridge and the other, addressed and up, in the
-// namespace of the endpoint's process.
-func (b *Bridge) Plug(e Endpoint) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := b.ensure(); err != nil {
-		return err
-	}
-	bridge, err := netlink.LinkByName(b.o.Name)
-	if err != nil {
-		return fmt.Errorf("find bridge %s: %w", b.o.Name, err)
-	}
-	if old, err := netlink.LinkByName(e.HostIf); err == nil {
-		netlink.LinkDel(old)
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MasterIndex, attrs.MTU = e.HostIf, bridge.Attrs().Index, bridge.Attrs().MTU
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.IfName, PeerHardwareAddr: e.MAC, PeerNamespace: netlink.NsPid(e.Pid), PeerMTU: uint32(bridge.Attrs().MTU)}
-	if err := netlink.LinkAdd(veth); err != nil {
-		return fmt.Errorf("make veth pair %s: %w", e.HostIf, err)
-	}
-	if err := netlink.LinkSetUp(veth); err != nil {
-		return fmt.Errorf("set link %s up: %w", e.HostIf, err)
-	}
-	return b.inside(e)
+// Exists tells whether the host has a link of that name.
+func Exists(link string) bool {
+	_, err := netlink.LinkByName(link)
+	return err == nil
 }
 
-// inside brings up loopback, the container's end, its address and its default route.
-func (b *Bridge) inside(e Endpoint) error {
-	ns, err := netns.GetFromPid(e.Pid)
-	if err != nil {
-		return fmt.Errorf("open network namespace of process %d: %w", e.Pid, err)
+// CleanUp removes everything that an engine of this name ever made, without knowing what that was. Bridge is the default
+// one, which older versions did not mark.
+func CleanUp(name, bridge string) error {
+	err := nft.Remove(name)
+	h := New(name)
+	if l, lerr := netlink.LinkByName(bridge); lerr == nil && l.Attrs().Alias == "" && l.Type() == "bridge" {
+		err = errors.Join(err, netlink.LinkSetAlias(l, alias(name)))
 	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("enter network namespace of process %d: %w", e.Pid, err)
-	}
-	defer h.Close()
-	if lo, err := h.LinkByName("lo"); err == nil {
-		h.LinkSetUp(lo)
-	}
-	link, err := h.LinkByName(e.IfName)
-	if err != nil {
-		return fmt.Errorf("find %s in the container: %w", e.IfName, err)
-	}
-	if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(e.Addr)}); err != nil {
-		return fmt.Errorf("set address %s in the container: %w", e.Addr, err)
-	}
-	if err := h.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set %s in the container up: %w", e.IfName, err)
-	}
-	if err := h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: b.o.Gateway.AsSlice()}); err != nil {
-		return fmt.Errorf("set default route in the container: %w", err)
-	}
-	return nil
-}
-
-// LoopbackUp brings up loopback in the namespace of a process, for a container with no other link.
-func LoopbackUp(pid int) error {
-	ns, err := netns.GetFromPid(pid)
-	if err != nil {
-		return fmt.Errorf("open network namespace of process %d: %w", pid, err)
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("enter network namespace of process %d: %w", pid, err)
-	}
-	defer h.Close()
-	lo, err := h.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	return h.LinkSetUp(lo)
-}
-
-// Unplug removes a container's link; one that has gone with its namespace is none to remove.
-func (b *Bridge) Unplug(hostIf string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	l, err := netlink.LinkByName(hostIf)
-	if err != nil {
-		return nil
-	}
-	if err := netlink.LinkDel(l); err != nil && !gone(err) {
-		return fmt.Errorf("remove link %s: %w", hostIf, err)
-	}
-	return nil
-}
-
-// CleanUp removes everything that an engine of this name ever made, without knowing what that was.
-func CleanUp(bridge, table string) error {
-	err := nft.Remove(table)
-	l, lerr := netlink.LinkByName(bridge)
-	if lerr != nil {
-		return err
-	}
-	b := &Bridge{o: Options{Name: bridge}}
-	return errors.Join(err, b.dropStale(l, nil), netlink.LinkDel(l))
-}
-
-// FreeSubnet finds a /16 for containers that the host does not route anywhere yet.
-func FreeSubnet() (netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("list routes: %w", err)
-	}
-	var taken []netip.Prefix
-	for _, r := range routes {
-		if r.Dst == nil {
-			continue
-		}
-		a, _ := netip.AddrFromSlice(r.Dst.IP.To4())
-		ones, _ := r.Dst.Mask.Size()
-		if a.IsValid() && ones > 0 {
-			taken = append(taken, netip.PrefixFrom(a, ones))
-		}
-	}
-	return chooseSubnet(taken)
-}
-
-// chooseSubnet is pure: the first of 10.88.0.0/16 to 10.255.0.0/16 that overlaps nothing.
-func chooseSubnet(taken []netip.Prefix) (netip.Prefix, error) {
-next:
-	for i := 88; i < 256; i++ {
-		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16)
-		for _, t := range taken {
-			if t.Overlaps(p) {
-				continue next
-			}
-		}
-		return p, nil
-	}
-	return netip.Prefix{}, errors.New("find a free subnet: the host routes all of 10.88.0.0 to 10.255.0.0; name one in [network.default]")
-}
-
-// InUse says whether a program on the host listens on the port already.
-func InUse(proto, ip string, port uint16) bool {
-	at := net.JoinHostPort(ip, strconv.Itoa(int(port)))
-	if proto == "udp" {
-		c, err := net.ListenPacket("udp4", at)
-		if err == nil {
-			c.Close()
-		}
-		return errors.Is(err, unix.EADDRINUSE)
-	}
-	l, err := net.Listen("tcp4", at)
-	if err == nil {
-		l.Close()
-	}
-	return errors.Is(err, unix.EADDRINUSE)
+	_, derr := h.dropStale(Config{})
+	return errors.Join(err, derr)
 }
 
 // MACFor makes an address of the locally administered kind, the same each time for the same IP, so that a neighbour's
@@ -325,6 +250,15 @@ func MACFor(a netip.Addr) net.HardwareAddr {
 	}
 	b := a.As4()
 	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
+}
+
+// address is p for a link. IPv6's is usable at once: nobody else has it.
+func address(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

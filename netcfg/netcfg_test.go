@@ -8,12 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nft"
 )
 
 func TestMain(m *testing.M) {
@@ -26,7 +30,7 @@ func TestMain(m *testing.M) {
 // serve is the container's side: it waits for its address, then tells each caller where that comes from.
 func serve() {
 	os.Stdin.Read(make([]byte, 1))
-	l, err := net.Listen("tcp4", "0.0.0.0:80")
+	l, err := net.Listen("tcp", ":80")
 	if err != nil {
 		panic(err)
 	}
@@ -54,7 +58,7 @@ func inNamespace(t *testing.T) {
 }
 
 // container starts a server in a namespace of its own and plugs it in.
-func container(t *testing.T, b *Bridge, hostIf, addr string) {
+func container(t *testing.T, h *Host, n Network, hostIf, addr string) int {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{"COBLE_TEST_SERVE=1"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
@@ -65,23 +69,36 @@ func container(t *testing.T, b *Bridge, hostIf, addr string) {
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	p := netip.MustParsePrefix(addr)
-	require.NoError(t, b.Plug(Endpoint{HostIf: hostIf, IfName: "eth0", Pid: cmd.Process.Pid, Addr: p, MAC: MACFor(p.Addr())}))
+	e := Endpoint{HostIf: hostIf, IfName: "eth0", Pid: cmd.Process.Pid, MAC: MACFor(p.Addr())}
+	if p.Addr().Is4() {
+		e.V4, e.Default4 = p, n.Gateway4
+	} else {
+		e.V6, e.Default6 = p, n.Gateway6
+	}
+	require.NoError(t, h.Plug(n, e))
 	in.Write([]byte{'\n'})
 	io.ReadFull(out, make([]byte, len("ready")))
+	return cmd.Process.Pid
 }
 
 // dial asks from this thread's namespace.
 func dial(addr string) (string, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ap := netip.MustParseAddrPort(addr)
+	family, to := unix.AF_INET, unix.Sockaddr(nil)
+	if ap.Addr().Is4() {
+		to = &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
+	} else {
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return "", err
 	}
 	defer unix.Close(fd)
-	tv := unix.Timeval{Sec: 2}
+	tv := unix.Timeval{Sec: 1}
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv)
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
-	ap := netip.MustParseAddrPort(addr)
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}); err != nil {
+	if err := unix.Connect(fd, to); err != nil {
 		return "", err
 	}
 	buf := make([]byte, 64)
@@ -89,8 +106,13 @@ func dial(addr string) (string, error) {
 	return string(buf[:max(n, 0)]), err
 }
 
-func testBridge() *Bridge {
-	return NewBridge(Options{Name: "tbr0", Table: "cobletest", Subnet: netip.MustParsePrefix("10.99.0.0/24"), Gateway: netip.MustParseAddr("10.99.0.1")})
+func testHost() (*Host, Network) {
+	return New("cobletest"), testNetwork("tbr0", "10.99.0.0/24")
+}
+
+func testNetwork(bridge, subnet string) Network {
+	p := netip.MustParsePrefix(subnet)
+	return Network{Network: nft.Network{Bridge: bridge, V4: p, Masquerade: true, ICC: true}, Gateway4: p.Addr().Next()}
 }
 
 func port(ip string, host uint16, to string) Port {
@@ -100,26 +122,26 @@ func port(ip string, host uint16, to string) Port {
 
 func TestPublishedPorts(t *testing.T) {
 	inNamespace(t)
-	b := testBridge()
-	container(t, b, "tv1", "10.99.0.2/24")
-	container(t, b, "tv2", "10.99.0.3/24")
+	b, n := testHost()
+	container(t, b, n, "tv1", "10.99.0.2/24")
+	container(t, b, n, "tv2", "10.99.0.3/24")
 	links := map[string]bool{"tv1": true, "tv2": true}
-	require.NoError(t, b.Set(Config{Links: links, Ports: []Port{port("", 8080, "10.99.0.2:80"), port("127.0.0.1", 8081, "10.99.0.3:80")}}))
+	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: links, Ports: []Port{port("", 8080, "10.99.0.2:80"), port("127.0.0.1", 8081, "10.99.0.3:80")}}))
 	for _, to := range []string{"10.99.0.2:80", "10.99.0.3:80", "127.0.0.1:8080", "127.0.0.1:8081", "10.99.0.1:8080"} {
 		_, err := dial(to)
 		require.NoError(t, err, to)
 	}
 	_, err := dial("10.99.0.1:8081")
 	require.Error(t, err, "a port published on 127.0.0.1 answers on another address")
-	require.NoError(t, b.Set(Config{Links: links}))
+	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: links}))
 	_, err = dial("127.0.0.1:8080")
 	require.Error(t, err, "a port answers that is published no more")
 	// A link that nobody claims goes.
-	require.NoError(t, b.Set(Config{Links: map[string]bool{"tv1": true}}))
+	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: map[string]bool{"tv1": true}}))
 	_, err = netlink.LinkByName("tv2")
 	require.Error(t, err)
 	require.NoError(t, b.Unplug("tv1"))
-	require.NoError(t, CleanUp("tbr0", "cobletest"))
+	require.NoError(t, CleanUp("cobletest", "tbr0"))
 	_, err = netlink.LinkByName("tbr0")
 	require.Error(t, err)
 }
@@ -127,12 +149,12 @@ func TestPublishedPorts(t *testing.T) {
 // The same state again sends nothing: the generation of the rule set does not move.
 func TestSetTwiceChangesNothing(t *testing.T) {
 	inNamespace(t)
-	b := testBridge()
-	c := Config{Links: map[string]bool{"x": true}, Ports: []Port{port("", 8080, "10.99.0.2:80")}}
+	b, n := testHost()
+	c := Config{Networks: []Network{n}, Links: map[string]bool{"x": true}, Ports: []Port{port("", 8080, "10.99.0.2:80")}}
 	require.NoError(t, b.Set(c))
 	before := generation(t)
 	require.NoError(t, b.Set(c))
-	require.NoError(t, testBridge().Set(c)) // a new engine
+	require.NoError(t, New("cobletest").Set(c)) // a new engine
 	require.Equal(t, before, generation(t))
 	c.Ports = append(c.Ports, port("", 8082, "10.99.0.2:81"))
 	require.NoError(t, b.Set(c))
@@ -142,7 +164,7 @@ func TestSetTwiceChangesNothing(t *testing.T) {
 func TestNothingWantedNothingMade(t *testing.T) {
 	inNamespace(t)
 	require.NoError(t, sysctl("net/ipv4/ip_forward", "0")) // a new namespace may have the host's value
-	require.NoError(t, testBridge().Set(Config{}))
+	require.NoError(t, New("cobletest").Set(Config{}))
 	_, err := netlink.LinkByName("tbr0")
 	require.Error(t, err)
 	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
@@ -155,9 +177,9 @@ func TestNeighbourStaysOutside(t *testing.T) {
 	inNamespace(t)
 	host, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
 	require.NoError(t, err)
-	b := testBridge()
-	container(t, b, "tv1", "10.99.0.2/24")
-	require.NoError(t, b.Set(Config{Links: map[string]bool{"tv1": true}, Ports: []Port{port("127.0.0.1", 8081, "10.99.0.2:80"), port("", 8080, "10.99.0.2:80")}}))
+	b, n := testHost()
+	container(t, b, n, "tv1", "10.99.0.2/24")
+	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: map[string]bool{"tv1": true}, Ports: []Port{port("127.0.0.1", 8081, "10.99.0.2:80"), port("", 8080, "10.99.0.2:80")}}))
 	// A neighbour on another link of the host's, that routes to the containers through it.
 	require.NoError(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "lan", MTU: 1500}, PeerName: "nb"}))
 	lan, _ := netlink.LinkByName("lan")
@@ -187,6 +209,88 @@ func TestNeighbourStaysOutside(t *testing.T) {
 		_, err := dial(closed)
 		require.Error(t, err, closed)
 	}
+}
+
+// dialFrom asks from the namespace of a process.
+func dialFrom(t *testing.T, pid int, addr string) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			_, err = dial(addr)
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// TestWhoReachesWhom runs the table of all pairs: within a network, across, from and to one that is internal, and one
+// whose containers keep apart; the host reaches all of them.
+func TestWhoReachesWhom(t *testing.T) {
+	inNamespace(t)
+	h := New("cobletest")
+	open, other, internal, apart, six := testNetwork("tbr0", "10.99.0.0/24"), testNetwork("tbr1", "10.99.1.0/24"),
+		testNetwork("tbr2", "10.99.2.0/24"), testNetwork("tbr3", "10.99.3.0/24"), testNetwork("tbr4", "10.99.4.0/24")
+	internal.Internal, apart.ICC = true, false
+	six.V6, six.Gateway6 = netip.MustParsePrefix("fd00:99::/64"), netip.MustParseAddr("fd00:99::1")
+	c := Config{Networks: []Network{open, other, internal, apart, six}, Links: map[string]bool{}, Ports: []Port{port("", 8080, "10.99.1.2:80")}}
+	members := map[string]int{}
+	for i, m := range []struct {
+		n    Network
+		addr string
+	}{
+		{open, "10.99.0.2/24"}, {open, "10.99.0.3/24"}, {other, "10.99.1.2/24"}, {internal, "10.99.2.2/24"}, {internal, "10.99.2.3/24"},
+		{apart, "10.99.3.2/24"}, {apart, "10.99.3.3/24"}, {six, "fd00:99::2/64"}, {six, "fd00:99::3/64"},
+	} {
+		link := fmt.Sprintf("tv%d", i)
+		c.Links[link] = true
+		members[netip.MustParsePrefix(m.addr).Addr().String()] = container(t, h, m.n, link, m.addr)
+	}
+	require.NoError(t, h.Set(c))
+	allowed := map[string]string{
+		"10.99.0.2": "10.99.0.3", "10.99.0.3": "10.99.0.2", "10.99.2.2": "10.99.2.3", "10.99.2.3": "10.99.2.2", "fd00:99::2": "fd00:99::3", "fd00:99::3": "fd00:99::2",
+	}
+	var wg sync.WaitGroup
+	for from, pid := range members {
+		for to := range members {
+			if from == to {
+				continue
+			}
+			wg.Go(func() {
+				if err := dialFrom(t, pid, netip.AddrPortFrom(netip.MustParseAddr(to), 80).String()); allowed[from] == to {
+					assert.NoError(t, err, "%s to %s", from, to)
+				} else {
+					assert.Error(t, err, "%s to %s", from, to)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for to := range members {
+		_, err := dial(netip.AddrPortFrom(netip.MustParseAddr(to), 80).String())
+		require.NoError(t, err, to)
+	}
+	require.NoError(t, dialFrom(t, members["10.99.0.2"], "10.99.0.1:8080"), "a published port is reached by the host's address")
+	require.Error(t, dialFrom(t, members["10.99.2.2"], "10.99.0.1:8080"), "but not from an internal network")
+
+	// What is wanted no more goes, and nothing else.
+	require.NoError(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "foreign"}}))
+	require.NoError(t, h.Set(Config{Networks: []Network{open}, Links: map[string]bool{"tv0": true}}))
+	links, err := netlink.LinkList()
+	require.NoError(t, err)
+	var names []string
+	for _, l := range links {
+		names = append(names, l.Attrs().Name)
+	}
+	require.ElementsMatch(t, []string{"lo", "tbr0", "tv0", "foreign"}, names)
+	require.NoError(t, SetDefault(members["10.99.0.2"], netip.Addr{}, netip.Addr{}))
+	require.ErrorIs(t, dialFrom(t, members["10.99.0.2"], "192.0.2.1:80"), unix.ENETUNREACH)
+	require.NoError(t, CleanUp("cobletest", "tbr0"))
 }
 
 func TestChooseSubnet(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package nft writes coble's own nftables table, whole and in one transaction, and never reads or writes another. Each
-// published port is an element of a map, so that a packet's cost does not grow with their number. A table that is
+// Package nft writes coble's own nftables tables, one for IPv4 and, where a network has IPv6, one for that, whole and in
+// one transaction, and never reads or writes another. Each published port is an element of a map, so that a packet's cost does not grow with their number. A table that is
 // already what it should be is left alone: connections survive an engine's restart.
 package nft
 
@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -26,12 +27,27 @@ type Port struct {
 	To       netip.AddrPort
 }
 
+// Network is a bridge whose containers are let out, published and kept apart.
+type Network struct {
+	Bridge     string
+	V4, V6     netip.Prefix // zero: none of that family
+	Internal   bool         // nothing goes out or comes in
+	Masquerade bool         // what goes out gets the host's address
+	ICC        bool         // containers may reach each other
+}
+
+func (n Network) subnet(f nftables.TableFamily) netip.Prefix {
+	if f == nftables.TableFamilyIPv6 {
+		return n.V6
+	}
+	return n.V4
+}
+
 // Rules are what the table should do.
 type Rules struct {
-	Table  string
-	Bridge string
-	Subnet netip.Prefix
-	Ports  []Port
+	Table    string
+	Networks []Network
+	Ports    []Port
 }
 
 const (
@@ -39,67 +55,102 @@ const (
 	guardChain = "guarded" // an empty chain: forwarding was off before coble came
 )
 
-// 4-byte registers, each half, quarter of the 16-byte ones (linux/netfilter/nf_tables.h, NFT_REG32_00 and on).
+// 4-byte registers, each a quarter of the 16-byte ones (linux/netfilter/nf_tables.h, NFT_REG32_00 and on).
 const (
 	reg0 = 8
-	reg1 = 9
-	reg2 = 10
+	reg4 = reg0 + 4
 )
 
-// hash is pure: what the table does, in a few characters.
-func (r Rules) hash(guarded bool) string {
-	ports := slices.Clone(r.Ports)
-	lines := []string{"v1", r.Bridge, r.Subnet.String(), fmt.Sprint(guarded)}
-	for _, p := range ports {
+// families are the tables that r needs: IPv4's always, IPv6's where a network has it.
+func (r Rules) families() []nftables.TableFamily {
+	if slices.ContainsFunc(r.Networks, func(n Network) bool { return n.V6.IsValid() }) {
+		return []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6}
+	}
+	return []nftables.TableFamily{nftables.TableFamilyIPv4}
+}
+
+// hash is pure: what the tables do, in a few characters.
+func (r Rules) hash(guarded []bool) string {
+	lines := []string{"v2", fmt.Sprint(guarded)}
+	for _, n := range r.Networks {
+		lines = append(lines, fmt.Sprint(n))
+	}
+	for _, p := range r.Ports {
 		lines = append(lines, fmt.Sprint(p))
 	}
-	slices.Sort(lines[4:])
+	slices.Sort(lines[2:])
 	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
 	return hex.EncodeToString(sum[:10])
 }
 
-// Apply makes the table do what r says, in one transaction, or changes nothing.
+// Apply makes the tables do what r says, in one transaction, or changes nothing.
 func Apply(r Rules) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("reach nftables: %w", err)
 	}
-	chains, err := chainNames(conn, r.Table)
-	if err != nil {
-		return err
+	had := map[nftables.TableFamily][]string{}
+	var guarded []bool
+	for _, f := range bothFamilies {
+		if had[f], err = chainNames(conn, f, r.Table); err != nil {
+			return err
+		}
+		guarded = append(guarded, slices.Contains(had[f], guardChain))
 	}
-	guarded := slices.Contains(chains, guardChain)
 	mark := markPrefix + r.hash(guarded)
-	if slices.Contains(chains, mark) {
+	current := true
+	for _, f := range bothFamilies {
+		wanted := slices.Contains(r.families(), f)
+		current = current && (wanted && slices.Contains(had[f], mark) || !wanted && len(had[f]) == 0)
+	}
+	if current {
 		return nil
 	}
-	b := &batch{Conn: conn, r: r, guarded: guarded, t: &nftables.Table{Name: r.Table, Family: nftables.TableFamilyIPv4}}
-	b.AddTable(b.t)
-	b.DelTable(b.t)
-	b.AddTable(b.t)
-	b.AddChain(&nftables.Chain{Table: b.t, Name: mark})
-	if guarded {
-		b.AddChain(&nftables.Chain{Table: b.t, Name: guardChain})
+	for i, f := range bothFamilies {
+		b := &batch{Conn: conn, r: r, family: f, guarded: guarded[i], t: &nftables.Table{Name: r.Table, Family: f}}
+		wanted := slices.Contains(r.families(), f)
+		if !wanted && len(had[f]) == 0 {
+			continue
+		}
+		b.AddTable(b.t)
+		b.DelTable(b.t)
+		if !wanted {
+			continue
+		}
+		b.AddTable(b.t)
+		b.AddChain(&nftables.Chain{Table: b.t, Name: mark})
+		if b.guarded {
+			b.AddChain(&nftables.Chain{Table: b.t, Name: guardChain})
+		}
+		if err := b.build(); err != nil {
+			return err
+		}
 	}
-	if err := b.build(); err != nil {
-		return err
-	}
-	if err := b.Flush(); err != nil {
+	if err := conn.Flush(); err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("write nftables table %s: %w: the kernel lacks a part (CONFIG_NF_TABLES, NFT_NAT, NFT_MASQ, NFT_FIB_IPV4; are the modules loaded?)", r.Table, err)
+			return fmt.Errorf("write nftables table %s: %w: the kernel lacks a part (CONFIG_NF_TABLES, NFT_NAT, NFT_MASQ, NFT_FIB_IPV4, NFT_FIB_IPV6; are the modules loaded?)", r.Table, err)
 		}
 		return fmt.Errorf("write nftables table %s: %w", r.Table, err)
 	}
 	return nil
 }
 
-// Guard notes in the table that forwarding was off before.
-func Guard(table string) error {
+var bothFamilies = []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6}
+
+func familyOf(six bool) nftables.TableFamily {
+	if six {
+		return nftables.TableFamilyIPv6
+	}
+	return nftables.TableFamilyIPv4
+}
+
+// Guard notes in the table that forwarding, of IPv6 if six, was off before.
+func Guard(table string, six bool) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("reach nftables: %w", err)
 	}
-	t := conn.AddTable(&nftables.Table{Name: table, Family: nftables.TableFamilyIPv4})
+	t := conn.AddTable(&nftables.Table{Name: table, Family: familyOf(six)})
 	conn.AddChain(&nftables.Chain{Table: t, Name: guardChain})
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("write nftables table %s: %w", table, err)
@@ -107,22 +158,29 @@ func Guard(table string) error {
 	return nil
 }
 
-// Remove takes the table away, if it is there.
+// Remove takes the tables away, if they are there.
 func Remove(table string) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("reach nftables: %w", err)
 	}
-	t := conn.AddTable(&nftables.Table{Name: table, Family: nftables.TableFamilyIPv4})
-	conn.DelTable(t)
+	tables, err := conn.ListTables()
+	if err != nil {
+		return fmt.Errorf("list nftables tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == table && slices.Contains(bothFamilies, t.Family) {
+			conn.DelTable(t)
+		}
+	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("remove nftables table %s: %w", table, err)
 	}
 	return nil
 }
 
-func chainNames(conn *nftables.Conn, table string) ([]string, error) {
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+func chainNames(conn *nftables.Conn, f nftables.TableFamily, table string) ([]string, error) {
+	chains, err := conn.ListChainsOfTableFamily(f)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables chains: %w", err)
 	}
@@ -135,13 +193,17 @@ func chainNames(conn *nftables.Conn, table string) ([]string, error) {
 	return names, nil
 }
 
-// batch is the table under construction.
+// batch is a table under construction.
 type batch struct {
 	*nftables.Conn
 	t       *nftables.Table
 	r       Rules
+	family  nftables.TableFamily
 	guarded bool
+	ours    *nftables.Set // the bridges
 }
+
+func (b *batch) six() bool { return b.family == nftables.TableFamilyIPv6 }
 
 func (b *batch) chain(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio nftables.ChainPriority) *nftables.Chain {
 	return b.AddChain(&nftables.Chain{Table: b.t, Name: name, Type: typ, Hooknum: hook, Priority: nftables.ChainPriorityRef(prio)})
@@ -151,51 +213,111 @@ func (b *batch) rule(c *nftables.Chain, exprs ...[]expr.Any) {
 	b.AddRule(&nftables.Rule{Table: b.t, Chain: c, Exprs: slices.Concat(exprs...)})
 }
 
-// build writes, in nft's own words:
+// build writes, in nft's own words (IPv6 likewise, without what is about 127.0.0.0/8):
 //
-//	chain private   { type filter hook prerouting priority raw; iifname BRIDGE ip daddr 127.0.0.0/8 drop }
+//	set bridges { … }  set internal { … }  set same { pairs of a bridge with itself, where containers may reach each other }
+//	chain private   { type filter hook prerouting priority raw; iifname @bridges ip daddr 127.0.0.0/8 drop }
 //	chain publish   { type nat hook prerouting priority dstnat; fib daddr type local dnat to meta l4proto . [ip daddr .] th dport map @… }
 //	chain local     { type nat hook output priority dstnat; the same }
-//	chain masquerade{ type nat hook postrouting priority srcnat; ip saddr SUBNET oifname != BRIDGE masquerade;
-//	                  ip saddr SUBNET oifname BRIDGE ct status dnat masquerade; ip saddr 127.0.0.0/8 oifname BRIDGE masquerade }
-//	chain forward   { type filter hook forward priority filter; oifname BRIDGE iifname != BRIDGE ct state established,related accept,
-//	                  ct status dnat accept, drop; [where forwarding was off before: iifname != BRIDGE oifname != BRIDGE drop] }
+//	chain masquerade{ type nat hook postrouting priority srcnat; for each network: ip saddr SUBNET oifname != BRIDGE masquerade;
+//	                  ip saddr SUBNET oifname BRIDGE ct status dnat masquerade; then ip saddr 127.0.0.0/8 oifname @bridges masquerade }
+//	chain forward   { type filter hook forward priority filter; iifname . oifname @same accept; iifname @internal drop;
+//	                  oifname @internal drop; oifname @bridges ct state established,related accept;
+//	                  oifname @bridges ct status dnat accept; oifname @bridges drop;
+//	                  [where forwarding was off before: iifname != @bridges oifname != @bridges drop] }
+//
+// What goes out of a bridge is left to the host's own rules.
 func (b *batch) build() error {
-	private := b.chain("private", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
-	b.rule(private, iif(b.r.Bridge, expr.CmpOpEq), daddrIn(netip.MustParsePrefix("127.0.0.0/8")), verdict(expr.VerdictDrop))
-
+	internal, same, err := b.sets()
+	if err != nil {
+		return err
+	}
+	if !b.six() {
+		private := b.chain("private", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
+		b.rule(private, in(expr.MetaKeyIIFNAME, b.ours, false), b.daddrIn(loopback4), verdict(expr.VerdictDrop))
+	}
 	publish := b.chain("publish", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
 	local := b.chain("local", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
 	if err := b.ports(publish, local); err != nil {
 		return err
 	}
-
 	masq := b.chain("masquerade", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
-	b.rule(masq, saddrIn(b.r.Subnet), oif(b.r.Bridge, expr.CmpOpNeq), []expr.Any{&expr.Masq{}})
-	b.rule(masq, saddrIn(b.r.Subnet), oif(b.r.Bridge, expr.CmpOpEq), dnatted(), []expr.Any{&expr.Masq{}})
-	b.rule(masq, saddrIn(netip.MustParsePrefix("127.0.0.0/8")), oif(b.r.Bridge, expr.CmpOpEq), []expr.Any{&expr.Masq{}})
+	for _, n := range b.r.Networks {
+		subnet := n.subnet(b.family)
+		if !subnet.IsValid() {
+			continue
+		}
+		if n.Masquerade && !n.Internal {
+			b.rule(masq, b.saddrIn(subnet), oif(n.Bridge, expr.CmpOpNeq), []expr.Any{&expr.Masq{}})
+		}
+		b.rule(masq, b.saddrIn(subnet), oif(n.Bridge, expr.CmpOpEq), dnatted(), []expr.Any{&expr.Masq{}})
+	}
+	if !b.six() {
+		b.rule(masq, b.saddrIn(loopback4), in(expr.MetaKeyOIFNAME, b.ours, false), []expr.Any{&expr.Masq{}})
+	}
 
 	forward := b.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
-	in := slices.Concat(oif(b.r.Bridge, expr.CmpOpEq), iif(b.r.Bridge, expr.CmpOpNeq))
-	b.rule(forward, in, established(), verdict(expr.VerdictAccept))
-	b.rule(forward, in, dnatted(), verdict(expr.VerdictAccept))
-	b.rule(forward, in, verdict(expr.VerdictDrop))
+	toOurs := in(expr.MetaKeyOIFNAME, b.ours, false)
+	b.rule(forward, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg0}, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg4},
+		&expr.Lookup{SourceRegister: reg0, SetName: same.Name, SetID: same.ID},
+	}, verdict(expr.VerdictAccept))
+	b.rule(forward, in(expr.MetaKeyIIFNAME, internal, false), verdict(expr.VerdictDrop))
+	b.rule(forward, in(expr.MetaKeyOIFNAME, internal, false), verdict(expr.VerdictDrop))
+	b.rule(forward, toOurs, established(), verdict(expr.VerdictAccept))
+	b.rule(forward, toOurs, dnatted(), verdict(expr.VerdictAccept))
+	b.rule(forward, toOurs, verdict(expr.VerdictDrop))
 	if b.guarded {
-		b.rule(forward, iif(b.r.Bridge, expr.CmpOpNeq), oif(b.r.Bridge, expr.CmpOpNeq), verdict(expr.VerdictDrop))
+		b.rule(forward, in(expr.MetaKeyIIFNAME, b.ours, true), in(expr.MetaKeyOIFNAME, b.ours, true), verdict(expr.VerdictDrop))
 	}
 	return nil
 }
 
+var loopback4 = netip.MustParsePrefix("127.0.0.0/8")
+
+// sets writes the sets of bridges.
+func (b *batch) sets() (internal, same *nftables.Set, err error) {
+	pair, err := nftables.ConcatSetType(nftables.TypeIFName, nftables.TypeIFName)
+	if err != nil {
+		return nil, nil, err
+	}
+	b.ours = &nftables.Set{Table: b.t, Name: "bridges", KeyType: nftables.TypeIFName}
+	internal = &nftables.Set{Table: b.t, Name: "internal", KeyType: nftables.TypeIFName}
+	same = &nftables.Set{Table: b.t, Name: "same", KeyType: pair, Concatenation: true}
+	var all, closed, pairs []nftables.SetElement
+	for _, n := range b.r.Networks {
+		name := padName(n.Bridge)
+		all = append(all, nftables.SetElement{Key: name})
+		if n.Internal {
+			closed = append(closed, nftables.SetElement{Key: name})
+		}
+		if n.ICC {
+			pairs = append(pairs, nftables.SetElement{Key: slices.Concat(name, name)})
+		}
+	}
+	if err := errors.Join(b.AddSet(b.ours, all), b.AddSet(internal, closed), b.AddSet(same, pairs)); err != nil {
+		return nil, nil, fmt.Errorf("write sets of bridges: %w", err)
+	}
+	return internal, same, nil
+}
+
 // ports writes the two maps, and the rules that look into them.
 func (b *batch) ports(chains ...*nftables.Chain) error {
+	address, size := nftables.TypeIPAddr, uint32(4)
+	if b.six() {
+		address, size = nftables.TypeIP6Addr, 16
+	}
 	anyKey, err1 := nftables.ConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
-	addrKey, err2 := nftables.ConcatSetType(nftables.TypeInetProto, nftables.TypeIPAddr, nftables.TypeInetService)
-	target, err3 := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
+	addrKey, err2 := nftables.ConcatSetType(nftables.TypeInetProto, address, nftables.TypeInetService)
+	target, err3 := nftables.ConcatSetType(address, nftables.TypeInetService)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
 	var onAny, onAddr []nftables.SetElement
 	for _, p := range b.r.Ports {
+		if p.To.Addr().Is6() != b.six() {
+			continue
+		}
 		proto := byte(unix.IPPROTO_TCP)
 		if p.Proto == "udp" {
 			proto = unix.IPPROTO_UDP
@@ -215,28 +337,23 @@ func (b *batch) ports(chains ...*nftables.Chain) error {
 		return fmt.Errorf("write port map: %w", err)
 	}
 	proto := &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0}
+	port := func(register uint32) expr.Any {
+		return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
+	}
+	dnat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(b.family), RegAddrMin: reg0, RegProtoMin: reg0 + size/4, Specified: true}
+	_, daddr := b.offsets()
 	for _, c := range chains {
 		b.rule(c, isLocal(), []expr.Any{
-			proto,
-			&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
-			&expr.Payload{DestRegister: reg2, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			lookup(addrMap), dnat(),
+			proto, &expr.Payload{DestRegister: reg0 + 1, Base: expr.PayloadBaseNetworkHeader, Offset: daddr, Len: size},
+			port(reg0 + 1 + size/4), lookup(addrMap), dnat,
 		})
-		b.rule(c, isLocal(), []expr.Any{
-			proto,
-			&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			lookup(anyMap), dnat(),
-		})
+		b.rule(c, isLocal(), []expr.Any{proto, port(reg0 + 1), lookup(anyMap), dnat})
 	}
 	return nil
 }
 
 func lookup(s *nftables.Set) expr.Any {
 	return &expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}
-}
-
-func dnat() expr.Any {
-	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg0, RegProtoMin: reg1, Specified: true}
 }
 
 func padPort(p uint16) []byte { return append(binaryutil.BigEndian.PutUint16(p), 0, 0) }
@@ -249,24 +366,39 @@ func isLocal() []expr.Any {
 	}
 }
 
-func iif(name string, op expr.CmpOp) []expr.Any { return ifName(expr.MetaKeyIIFNAME, name, op) }
-func oif(name string, op expr.CmpOp) []expr.Any { return ifName(expr.MetaKeyOIFNAME, name, op) }
-
-func ifName(key expr.MetaKey, name string, op expr.CmpOp) []expr.Any {
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
-	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: padded}}
+// in matches a link's name against a set.
+func in(key expr.MetaKey, s *nftables.Set, not bool) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID, Invert: not}}
 }
 
-func saddrIn(p netip.Prefix) []expr.Any { return addrIn(12, p) }
-func daddrIn(p netip.Prefix) []expr.Any { return addrIn(16, p) }
+func oif(name string, op expr.CmpOp) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: padName(name)}}
+}
 
-// addrIn compares the address at an offset of the IPv4 header.
+func padName(name string) []byte {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return padded
+}
+
+// offsets are those of the source and the destination address in the network header (RFC 791, RFC 8200).
+func (b *batch) offsets() (source, destination uint32) {
+	if b.six() {
+		return 8, 24
+	}
+	return 12, 16
+}
+
+func (b *batch) saddrIn(p netip.Prefix) []expr.Any { s, _ := b.offsets(); return addrIn(s, p) }
+func (b *batch) daddrIn(p netip.Prefix) []expr.Any { _, d := b.offsets(); return addrIn(d, p) }
+
+// addrIn compares the address at an offset of the network header.
 func addrIn(offset uint32, p netip.Prefix) []expr.Any {
-	mask := binaryutil.BigEndian.PutUint32(^uint32(0) << (32 - p.Bits()))
+	size := p.Addr().BitLen() / 8
+	mask := net.CIDRMask(p.Bits(), 8*size)
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(size)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(size), Mask: mask, Xor: make([]byte, size)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
 	}
 }

@@ -43,7 +43,7 @@ func TestCutVersion(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	for kind, want := range map[fault.Kind]int{
-		fault.Internal: 500, fault.Invalid: 400, fault.NotFound: 404, fault.Conflict: 409, fault.NotModified: 304, fault.Unsupported: 501, fault.Unauthorized: 401,
+		fault.Internal: 500, fault.Invalid: 400, fault.NotFound: 404, fault.Conflict: 409, fault.NotModified: 304, fault.Unsupported: 501, fault.Unauthorized: 401, fault.Forbidden: 403,
 	} {
 		err := fmt.Errorf("around: %w", &fault.Error{Kind: kind, Err: errors.New("x")})
 		require.Equal(t, want, status(err))

@@ -52,6 +52,11 @@ func (f filters) labels(key string, have map[string]string) bool {
 	return true
 }
 
+// wantLabels says whether every label of the filter label is there, and those of label! are not.
+func (f filters) wantLabels(have map[string]string) bool {
+	return f.labels("label", have) && (len(f["label!"]) == 0 || !f.labels("label!", have))
+}
+
 // match says whether the filter is not set, or one of its values matches s as a regular expression, as Docker does.
 func (f filters) match(key, s string) bool {
 	if len(f[key]) == 0 {

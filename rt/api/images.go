@@ -285,9 +285,7 @@ func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request) error {
 	}
 	in := engine.PruneImagesIn{
 		All: len(f["dangling"]) > 0 && f["dangling"][0] != "true" && f["dangling"][0] != "1", Until: until,
-		Want: func(labels map[string]string) bool {
-			return f.labels("label", labels) && (len(f["label!"]) == 0 || !f.labels("label!", labels))
-		},
+		Want: f.wantLabels,
 	}
 	out, err := engine.Run[engine.Pruned](r.Context(), s.e, "image-prune", in, engine.Streams{})
 	if err != nil {

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/storage"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/networks"
 )
 
 func replyBody(w http.ResponseWriter, v any) error {
@@ -85,17 +87,41 @@ func (s *Server) networks(v engine.View) map[string]*network.EndpointSettings {
 	out := map[string]*network.EndpointSettings{}
 	for name, asked := range v.Networks {
 		end := *asked.Copy()
-		end.NetworkID = s.e.NetworkID(name)
-		if name == "bridge" && v.State.Pid != 0 {
-			prefix, gateway := s.e.Network()
-			end.EndpointID = s.e.EndpointID(v.ID, name)
-			end.Gateway, end.IPPrefixLen = gateway, prefix.Bits()
-			end.IPAddress, _ = netip.ParseAddr(v.Address)
-			end.MacAddress = network.HardwareAddr(s.e.MAC(v.Address))
+		if n, err := s.e.Network(name); err == nil {
+			end.NetworkID = n.ID
+		}
+		if len(end.Aliases) == 0 {
+			end.Aliases = nil
+		}
+		for _, have := range v.State.Ends {
+			if have.Name != name || v.State.Pid == 0 {
+				continue
+			}
+			gateway4, gateway6 := s.e.Gateways(have.Network)
+			end.EndpointID = s.e.EndpointID(v.ID, have.Network)
+			end.IPAddress, end.GlobalIPv6Address, end.MacAddress = have.V4.Addr(), have.V6.Addr(), hardwareAddr(have.MAC)
+			if have.V4.IsValid() {
+				end.Gateway, end.IPPrefixLen = gateway4, have.V4.Bits()
+			}
+			if have.V6.IsValid() {
+				end.IPv6Gateway, end.GlobalIPv6PrefixLen = gateway6, have.V6.Bits()
+			}
+		}
+		if v.Host.NetworkMode.IsUserDefined() || !networks.Predefined(name) {
+			end.DNSNames = engine.DNSNames(v, name)
 		}
 		out[name] = &end
 	}
 	return out
+}
+
+// hardwareAddr reads a link's address; none stays none.
+func hardwareAddr(s string) network.HardwareAddr {
+	mac, err := net.ParseMAC(s)
+	if err != nil {
+		return nil
+	}
+	return network.HardwareAddr(mac)
 }
 
 // mountPoints are the binds and tmpfs mounts that were asked for.

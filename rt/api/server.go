@@ -42,6 +42,7 @@ func New(e *engine.Engine, log *slog.Logger) *Server {
 	s.imageRoutes()
 	s.archiveRoutes()
 	s.registryRoutes()
+	s.networkRoutes()
 	s.emptyRoutes()
 	return s
 }
@@ -146,6 +147,8 @@ func status(err error) int {
 		return http.StatusNotImplemented
 	case fault.Unauthorized:
 		return http.StatusUnauthorized
+	case fault.Forbidden:
+		return http.StatusForbidden
 	}
 	return http.StatusInternalServerError
 }

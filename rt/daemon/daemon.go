@@ -163,7 +163,7 @@ func Clean(o Options) error {
 	if err := engine.SweepCgroups(name, func(string) bool { return false }); err != nil {
 		return err
 	}
-	if err := netcfg.CleanUp(bridge, name); err != nil {
+	if err := netcfg.CleanUp(name, bridge); err != nil {
 		return err
 	}
 	engine.UnmountShared(o.Run)

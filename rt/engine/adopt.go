@@ -38,7 +38,7 @@ func (e *Engine) adoptAll() {
 	e.mu.Unlock()
 	for _, c := range all {
 		spec := c.spec()
-		e.claimAddress(c)
+		e.claimLeases(c)
 		if !e.adopted {
 			c.setState(func(*store.State) {}) // what a boot begins with is this boot's state
 		}
@@ -121,6 +121,9 @@ func (c *ctr) adopt(lost context.Context) error {
 		}
 	}
 	c.e.claimPorts(c)
+	if err := c.serveNames(c.ends(), st.Pid); err != nil {
+		c.e.log.Error("serve names", "container", c.spec().Name, "err", err)
+	}
 	go c.watch(proc, true)
 	return nil
 }

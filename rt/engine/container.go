@@ -13,6 +13,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/coble-os/coble/netcfg/dns"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/logs"
 	"github.com/coble-os/coble/rt/store"
@@ -33,6 +34,7 @@ type ctr struct {
 	log     *logs.Log        // opened at first need
 	stdin   *os.File         // write end, while open
 	console *os.File         // terminal's master, while running with a terminal
+	dns     *dns.Server      // while running in a network that answers names
 	change  chan struct{}    // closed and replaced at each change of st
 	exits   int              // how many runs have ended since the engine started
 	removed bool

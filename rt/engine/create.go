@@ -28,7 +28,7 @@ func (e *Engine) create(j *Job, in request.Create) (CreateOut, error) {
 	if err := request.Check(in, machine()); err != nil {
 		return CreateOut{}, err
 	}
-	if err := e.pinReferences(&in.Host); err != nil {
+	if err := e.pinReferences(&in); err != nil {
 		return CreateOut{}, err
 	}
 	img, err := e.images.Get(in.Config.Image)
@@ -44,6 +44,9 @@ func (e *Engine) create(j *Job, in request.Create) (CreateOut, error) {
 	}
 	spec, err := request.Record(in, img, id, now())
 	if err != nil {
+		return CreateOut{}, err
+	}
+	if err := e.checkNetworks(&spec); err != nil {
 		return CreateOut{}, err
 	}
 	if _, err := e.logOptions(spec); err != nil {

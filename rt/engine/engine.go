@@ -24,7 +24,7 @@ import (
 	"github.com/coble-os/coble/layers/registry/server"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/netcfg"
-	"github.com/coble-os/coble/netcfg/ipam"
+	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox/cgroup"
 	"github.com/coble-os/coble/sandbox/spawn"
@@ -65,8 +65,8 @@ type Engine struct {
 	store    *store.Store
 	images   *repo.Repo
 	registry *registry.Client
-	net      *netcfg.Bridge
-	pool     *ipam.Pool
+	net      *netcfg.Host
+	networks *networks.Registry
 	keeper   *keeperLink
 	jobs     jobTable
 	events   eventLog

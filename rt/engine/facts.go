@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"net/netip"
 	"os"
 	"slices"
 	"sort"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
-	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/fault"
 )
 
@@ -29,24 +27,9 @@ func (e *Engine) DriverName() string {
 	return name
 }
 
-// NetworkID is the fixed id of one of the networks that are always there.
-func (e *Engine) NetworkID(name string) string { return hashString(e.id + "/network/" + name) }
-
 // EndpointID is the fixed id of a container's place in a network.
 func (e *Engine) EndpointID(container, network string) string {
 	return hashString(e.id + "/endpoint/" + container + "/" + network)
-}
-
-// Network is the default network and its gateway.
-func (e *Engine) Network() (netip.Prefix, netip.Addr) { return e.pool.Subnet(), e.pool.Gateway() }
-
-// MAC is the link address that goes with a container's address.
-func (e *Engine) MAC(addr string) []byte {
-	a, err := netip.ParseAddr(addr)
-	if err != nil {
-		return nil
-	}
-	return netcfg.MACFor(a)
 }
 
 // ImageIDOf returns the id of a named image, or "".

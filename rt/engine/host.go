@@ -77,8 +77,10 @@ func (c *ctr) joins(in *ocispec.Input) error {
 	return nil
 }
 
-// pinReferences makes ids of the names of other containers, which may be renamed.
-func (e *Engine) pinReferences(h *container.HostConfig) error {
+// pinReferences makes ids of the names of other containers, which may be renamed. Who shares another's network has its
+// host name too.
+func (e *Engine) pinReferences(in *request.Create) error {
+	h := &in.Host
 	pin := func(mode string, member bool, ref string) (string, error) {
 		if !member {
 			return mode, nil
@@ -93,7 +95,14 @@ func (e *Engine) pinReferences(h *container.HostConfig) error {
 	ipc, err2 := pin(string(h.IpcMode), h.IpcMode.IsContainer(), h.IpcMode.Container())
 	net, err3 := pin(string(h.NetworkMode), h.NetworkMode.IsContainer(), h.NetworkMode.ConnectedContainer())
 	h.PidMode, h.IpcMode, h.NetworkMode = container.PidMode(pid), container.IpcMode(ipc), container.NetworkMode(net)
-	return errors.Join(err1, err2, err3)
+	if err := errors.Join(err1, err2, err3); err != nil || !h.NetworkMode.IsContainer() {
+		return err
+	}
+	other, err := e.find(h.NetworkMode.ConnectedContainer())
+	if err == nil {
+		in.Config.Hostname, in.Config.Domainname = other.spec().Config.Hostname, other.spec().Config.Domainname
+	}
+	return err
 }
 
 // pidFamily lists the cgroups of the running containers that live in the PID namespace which this one joins or has:

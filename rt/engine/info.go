@@ -32,7 +32,7 @@ type Info struct {
 func (e *Engine) info(*Job, struct{}) (Info, error) {
 	i := Info{
 		ID: e.id, Version: e.o.Version, Root: e.o.Root, CPUs: runtime.NumCPU(), CgroupVersion: CgroupVersion(),
-		Bridge: e.bridgeName(), Subnet: e.pool.Subnet().String(), Goroutines: runtime.NumGoroutine(), OS: osName(),
+		Bridge: e.bridgeName(), Subnet: e.defaultNetwork().V4.String(), Goroutines: runtime.NumGoroutine(), OS: osName(),
 	}
 	i.Name, _ = os.Hostname()
 	i.Driver, i.DriverReason = e.images.Driver()

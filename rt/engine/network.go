@@ -1,44 +1,39 @@
 package engine
 
 import (
-	"bufio"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"slices"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
 
 	"github.com/coble-os/coble/netcfg"
-	"github.com/coble-os/coble/netcfg/ipam"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 )
-
-// portKey is a published port of the host's. An empty address is every address.
-type portKey struct {
-	proto string
-	ip    string
-	port  uint16
-}
-
-// endpoint is a container's place in the default network.
-type endpoint struct {
-	addr  netip.Prefix // its address with the network's length
-	host  string       // name of the host's end of the veth pair
-	ports []store.PortLease
-}
 
 func (e *Engine) openNetwork() error {
 	subnet, err := e.chooseSubnet()
 	if err != nil {
 		return err
 	}
-	if e.pool, err = ipam.New(ipam.Options{Subnet: subnet}); err != nil {
-		return err
+	e.net = netcfg.New(e.name)
+	e.networks, err = networks.Open(networks.Options{
+		DB: e.store.Durable, FixID: func(name string) string { return hashString(e.id + "/network/" + name) },
+		Bridge: e.bridgeName(), Subnet: subnet, MTU: e.o.Network.MTU,
+	})
+	if e.networks != nil && err != nil {
+		e.Problem(err.Error())
+		return nil
 	}
-	e.net = netcfg.NewBridge(netcfg.Options{Name: e.bridgeName(), Table: e.name, Subnet: subnet, Gateway: e.pool.Gateway(), MTU: e.o.Network.MTU})
-	return nil
+	return err
 }
 
 func (e *Engine) bridgeName() string { return BridgeName(e.name) }
@@ -70,67 +65,228 @@ func (e *Engine) chooseSubnet() (netip.Prefix, error) {
 	return subnet, e.store.PutMeta("subnet", []byte(subnet.String()))
 }
 
-// claimAddress marks a container's kept address as taken.
-func (e *Engine) claimAddress(c *ctr) {
-	if a, err := netip.ParseAddr(c.spec().Address); err == nil {
-		if err := e.pool.Claim(c.spec().ID, a); err != nil {
-			e.log.Warn("address of container is not in the network any more; it gets another at its next start", "container", c.spec().Name, "err", err)
-			c.setSpec(func(s *store.Spec) { s.Address = "" })
+// defaultNetwork is the one named bridge.
+func (e *Engine) defaultNetwork() netcfg.Network {
+	n, err := e.networks.Kernel(networks.Default)
+	if err != nil {
+		panic(err) // it is always there
+	}
+	return n
+}
+
+// claimLeases marks a container's kept addresses as taken. One that is not in its network any more is given up.
+func (e *Engine) claimLeases(c *ctr) {
+	leases := maps.Clone(c.spec().Leases)
+	if leases == nil {
+		leases = map[string]store.Lease{}
+	}
+	if a, err := netip.ParseAddr(c.spec().Address); err == nil { // of an older version
+		n, err := e.networks.Get(networks.Default)
+		if _, has := leases[n.ID]; err == nil && !has {
+			leases[n.ID] = store.Lease{V4: a}
 		}
+	}
+	changed := c.spec().Address != ""
+	for id, l := range leases {
+		if _, err := e.networks.Join(id, c.spec().ID, l.V4, l.V6); err != nil {
+			e.log.Warn("address of container is not in the network any more; it gets another at its next start", "container", c.spec().Name, "err", err)
+			delete(leases, id)
+			changed = true
+		}
+	}
+	if changed {
+		c.setSpec(func(s *store.Spec) { s.Leases, s.Address = leases, "" })
 	}
 }
 
-func (e *Engine) releaseAddress(c *ctr) { e.pool.Release(c.spec().ID) }
+func (e *Engine) releaseLeases(c *ctr) {
+	for id := range c.spec().Leases {
+		e.networks.Leave(id, c.spec().ID)
+	}
+}
 
-// reserveNetwork gives the container an address and its host ports, before anything is made.
-func (e *Engine) reserveNetwork(c *ctr, u *undo) (endpoint, error) {
-	if c.spec().Host.NetworkMode != "bridge" {
-		return endpoint{}, nil
+// reserveNetwork gives the container its addresses and its host ports, before anything is made.
+func (e *Engine) reserveNetwork(c *ctr, u *undo) ([]store.End, error) {
+	spec := c.spec()
+	if m := spec.Host.NetworkMode; m.IsHost() || m.IsNone() || m.IsContainer() {
+		return nil, nil
 	}
-	addr, err := e.pool.Allocate(c.spec().ID)
-	if err != nil {
-		return endpoint{}, err
+	var ends []store.End
+	leases := map[string]store.Lease{}
+	for i, name := range networkOrder(spec) {
+		end, err := e.join(spec, name)
+		if err != nil {
+			return nil, err
+		}
+		end.IfName = fmt.Sprintf("eth%d", i)
+		ends = append(ends, end)
+		leases[end.Network] = store.Lease{V4: end.V4.Addr(), V6: end.V6.Addr()}
 	}
-	if c.spec().Address != addr.String() {
-		if err := c.setSpec(func(s *store.Spec) { s.Address = addr.String() }); err != nil {
-			return endpoint{}, err
+	for id := range spec.Leases { // of networks that it has left while it was stopped
+		if _, still := leases[id]; !still {
+			e.networks.Leave(id, spec.ID)
 		}
 	}
-	end := endpoint{addr: netip.PrefixFrom(addr, e.pool.Subnet().Bits()), host: "cv" + c.spec().ID[:10]}
-	end.ports, err = e.reservePorts(c)
+	if !maps.Equal(leases, spec.Leases) {
+		if err := c.setSpec(func(s *store.Spec) { s.Leases = leases }); err != nil {
+			return nil, err
+		}
+	}
+	ports, err := e.reservePorts(c, ends)
 	if err != nil {
-		return endpoint{}, err
+		return nil, err
 	}
 	u.add(func() { e.releasePorts(c) })
-	c.setState(func(st *store.State) { st.Ports, st.HostIf = end.ports, end.host })
+	c.setState(func(st *store.State) { st.Ports, st.Ends, st.HostIf = ports, ends, "" })
+	return ends, nil
+}
+
+// networkOrder is pure: the network of the container's mode first, then the others by name.
+func networkOrder(spec store.Spec) []string {
+	names := slices.Sorted(maps.Keys(spec.Networks))
+	mode := string(spec.Host.NetworkMode)
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(boolInt(b == mode), boolInt(a == mode)) })
+	return names
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// join gives a container its place in one network.
+func (e *Engine) join(spec store.Spec, name string) (store.End, error) {
+	n, err := e.networks.Get(name)
+	if err != nil {
+		return store.End{}, err
+	}
+	asked := spec.Networks[name]
+	had := spec.Leases[n.ID]
+	if c := asked.IPAMConfig; c != nil {
+		had.V4, had.V6 = orAddr(c.IPv4Address, had.V4), orAddr(c.IPv6Address, had.V6)
+	}
+	l, err := e.networks.Join(n.ID, spec.ID, had.V4, had.V6)
+	if err != nil {
+		return store.End{}, err
+	}
+	end := store.End{Network: n.ID, Name: n.Name, HostIf: hostIf(spec.ID, n), V4: l.V4, V6: l.V6}
+	end.MAC = net.HardwareAddr(asked.MacAddress).String()
+	if end.MAC == "" {
+		end.MAC = netcfg.MACFor(orAddr(l.V4.Addr(), l.V6.Addr())).String()
+	}
 	return end, nil
 }
 
+func orAddr(a, b netip.Addr) netip.Addr {
+	if a.IsValid() {
+		return a
+	}
+	return b
+}
+
+// hostIf is the name of the host's end of a container's link.
+func hostIf(container string, n network.Network) string {
+	if n.Name == networks.Default {
+		return "cv" + container[:10]
+	}
+	sum := sha256.Sum256([]byte(container + n.ID))
+	return "cv" + hex.EncodeToString(sum[:5])
+}
+
 // plugNetwork runs while the child waits at its barrier.
-func (e *Engine) plugNetwork(c *ctr, end endpoint, pid int, u *undo) error {
-	if c.spec().Host.NetworkMode == "none" {
+func (e *Engine) plugNetwork(c *ctr, ends []store.End, pid int, u *undo) error {
+	if c.spec().Host.NetworkMode.IsNone() {
 		return netcfg.LoopbackUp(pid)
 	}
-	if end.host == "" {
+	if len(ends) == 0 {
 		return nil
 	}
 	if err := e.applyNetwork(); err != nil {
 		return err
 	}
 	u.add(c.unplugNetwork)
-	return e.net.Plug(netcfg.Endpoint{HostIf: end.host, IfName: "eth0", Pid: pid, Addr: end.addr, MAC: netcfg.MACFor(end.addr.Addr())})
+	route4, route6 := e.defaultRoutes(c.spec(), ends)
+	for _, end := range ends {
+		if err := e.plug(end, pid, route4, route6); err != nil {
+			return err
+		}
+		e.endpointEvent(events.ActionConnect, c, end)
+	}
+	u.add(c.endNames)
+	return c.serveNames(ends, pid)
+}
+
+func (e *Engine) endpointEvent(action events.Action, c *ctr, end store.End) {
+	if n, err := e.networks.Get(end.Network); err == nil {
+		e.networkEvent(action, n, c.spec().ID)
+	}
+}
+
+// plug makes one link. The default routes are set with the link that they lead through.
+func (e *Engine) plug(end store.End, pid int, route4, route6 netip.Addr) error {
+	n, err := e.networks.Kernel(end.Network)
+	if err != nil {
+		return err
+	}
+	mac, err := net.ParseMAC(end.MAC)
+	if err != nil {
+		return fault.As(fault.Invalid, err)
+	}
+	link := netcfg.Endpoint{HostIf: end.HostIf, IfName: end.IfName, Pid: pid, V4: end.V4, V6: end.V6, MAC: mac}
+	if route4 == n.Gateway4 {
+		link.Default4 = route4
+	}
+	if route6 == n.Gateway6 {
+		link.Default6 = route6
+	}
+	return e.net.Plug(n, link)
+}
+
+// defaultRoutes are the gateways to everywhere else: of the networks that lead anywhere, that with the highest priority,
+// or else the first by name.
+func (e *Engine) defaultRoutes(spec store.Spec, ends []store.End) (v4, v6 netip.Addr) {
+	byRank := slices.Clone(ends)
+	slices.SortFunc(byRank, func(a, b store.End) int {
+		return cmp.Or(cmp.Compare(priority(spec, b), priority(spec, a)), cmp.Compare(a.Name, b.Name))
+	})
+	for _, end := range byRank {
+		n, err := e.networks.Kernel(end.Network)
+		if err != nil || n.Internal {
+			continue
+		}
+		if end.V4.IsValid() {
+			v4 = orAddr(v4, n.Gateway4)
+		}
+		if end.V6.IsValid() {
+			v6 = orAddr(v6, n.Gateway6)
+		}
+	}
+	return v4, v6
+}
+
+func priority(spec store.Spec, end store.End) int {
+	if asked := spec.Networks[end.Name]; asked != nil {
+		return asked.GwPriority
+	}
+	return 0
 }
 
 func (c *ctr) unplugNetwork() {
-	st := c.view().State
+	ends := c.ends()
+	c.endNames()
 	c.e.releasePorts(c)
-	if st.HostIf == "" {
+	if len(ends) == 0 {
 		return
 	}
-	if err := c.e.net.Unplug(st.HostIf); err != nil {
-		c.e.log.Error("remove link", "container", c.spec().Name, "err", err)
+	for _, end := range ends {
+		if err := c.e.net.Unplug(end.HostIf); err != nil {
+			c.e.log.Error("remove link", "container", c.spec().Name, "err", err)
+		}
+		c.e.endpointEvent(events.ActionDisconnect, c, end)
 	}
-	if len(st.Ports) > 0 {
+	if len(c.view().State.Ports) > 0 {
 		c.setState(func(st *store.State) { st.Ports = nil })
 		if err := c.e.applyNetwork(); err != nil {
 			c.e.log.Error("network", "err", err)
@@ -138,218 +294,72 @@ func (c *ctr) unplugNetwork() {
 	}
 }
 
-// applyNetwork tells the network what is wanted: the ports of every container that runs or starts.
+// ends are the container's links; that of an older version is in the default network.
+func (c *ctr) ends() []store.End {
+	v := c.view()
+	if len(v.State.Ends) > 0 || v.State.HostIf == "" {
+		return v.State.Ends
+	}
+	n, err := c.e.networks.Get(networks.Default)
+	if err != nil {
+		return nil
+	}
+	lease := v.Leases[n.ID]
+	bits := c.e.defaultNetwork().V4.Bits()
+	return []store.End{{Network: n.ID, Name: n.Name, HostIf: v.State.HostIf, IfName: "eth0", V4: netip.PrefixFrom(lease.V4, bits), MAC: netcfg.MACFor(lease.V4).String()}}
+}
+
+// applyNetwork tells the network what is wanted: the networks that were made, and the ports of every container that runs
+// or starts. The default network is wanted from its first use on.
 func (e *Engine) applyNetwork() error {
-	var ports []netcfg.Port
-	links := map[string]bool{}
-	for _, c := range e.all() {
-		v := c.view()
+	c := netcfg.Config{Links: map[string]bool{}}
+	used := false
+	for _, ct := range e.all() {
+		v := ct.view()
 		if !isRunning(v.State) && !v.State.Starting {
 			continue
 		}
-		if v.State.HostIf != "" {
-			links[v.State.HostIf] = true
+		ends := ct.ends()
+		for _, end := range ends {
+			c.Links[end.HostIf] = true
+			used = used || end.Name == networks.Default
 		}
-		to, err := netip.ParseAddr(v.Address)
+		c.Ports = append(c.Ports, e.portTargets(v, ends)...)
+	}
+	for _, n := range e.networks.All() {
+		if n.Driver != "bridge" || n.Name == networks.Default && !used && !netcfg.Exists(e.bridgeName()) {
+			continue
+		}
+		k, err := e.networks.Kernel(n.ID)
+		if err != nil {
+			return err
+		}
+		c.Networks = append(c.Networks, k)
+	}
+	return e.net.Set(c)
+}
+
+// portTargets are where the container's published ports lead: to its address in the network of its default route.
+func (e *Engine) portTargets(v View, ends []store.End) []netcfg.Port {
+	route4, route6 := e.defaultRoutes(v.Spec, ends)
+	var ports []netcfg.Port
+	for _, end := range ends {
+		n, err := e.networks.Kernel(end.Network)
 		if err != nil {
 			continue
 		}
 		for _, p := range v.State.Ports {
 			ip, _ := netip.ParseAddr(p.HostIP)
-			ports = append(ports, netcfg.Port{Proto: p.Proto, HostIP: ip, HostPort: p.HostPort, To: netip.AddrPortFrom(to, p.ContainerPort)})
-		}
-	}
-	return e.net.Set(netcfg.Config{Ports: ports, Links: links})
-}
-
-// reservePorts takes the host ports that the container publishes, or says who has one.
-func (e *Engine) reservePorts(c *ctr) ([]store.PortLease, error) {
-	var leases []store.PortLease
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for port, bindings := range c.spec().Host.PortBindings {
-		for _, b := range bindings {
-			lease := store.PortLease{Proto: string(port.Proto()), ContainerPort: port.Num()}
-			if b.HostIP.IsValid() && !b.HostIP.IsUnspecified() {
-				lease.HostIP = b.HostIP.String()
+			to := netcfg.Port{Proto: p.Proto, HostIP: ip, HostPort: p.HostPort}
+			if end.V4.IsValid() && n.Gateway4 == route4 && !ip.Is6() {
+				to.To = netip.AddrPortFrom(end.V4.Addr(), p.ContainerPort)
+				ports = append(ports, to)
 			}
-			low, high, err := hostPorts(b.HostPort)
-			if err == nil {
-				lease.HostPort, err = e.freePort(c.spec().ID, lease, low, high)
-			}
-			if err != nil {
-				e.dropPorts(c.spec().ID)
-				return nil, err
-			}
-			e.ports[keyOf(lease)] = c.spec().ID
-			leases = append(leases, lease)
-		}
-	}
-	return leases, nil
-}
-
-// hostPorts reads "", "8080" or "8000-8010".
-func hostPorts(s string) (low, high uint16, err error) {
-	if s == "" || s == "0" {
-		return 32768, 60999, nil
-	}
-	a, b, ranged := strings.Cut(s, "-")
-	if !ranged {
-		b = a
-	}
-	l, err1 := strconv.ParseUint(a, 10, 16)
-	h, err2 := strconv.ParseUint(b, 10, 16)
-	if err1 != nil || err2 != nil || l == 0 || h < l {
-		return 0, 0, fault.New(fault.Invalid, "invalid host port %q", s)
-	}
-	return uint16(l), uint16(h), nil
-}
-
-// freePort finds a port in [low, high] that no container has. Called with mu held.
-func (e *Engine) freePort(id string, lease store.PortLease, low, high uint16) (uint16, error) {
-	holder := ""
-	for p := uint32(low); p <= uint32(high); p++ {
-		lease.HostPort = uint16(p)
-		if holder = e.portHolder(lease); holder != "" {
-			continue
-		}
-		if netcfg.InUse(lease.Proto, lease.HostIP, lease.HostPort) {
-			holder = "another program on the host"
-			continue
-		}
-		return lease.HostPort, nil
-	}
-	if c := e.containers[holder]; c != nil {
-		holder = "container " + c.spec().Name
-	}
-	return 0, fault.New(fault.Conflict, "Bind for %s:%d failed: port is already allocated by %s", orAny(lease.HostIP), low, holder)
-}
-
-func orAny(ip string) string {
-	if ip == "" {
-		return "0.0.0.0"
-	}
-	return ip
-}
-
-// portHolder says which container has the port on that address or on all. Called with mu held.
-func (e *Engine) portHolder(l store.PortLease) string {
-	if l.HostIP != "" {
-		if id := e.ports[portKey{l.Proto, "", l.HostPort}]; id != "" {
-			return id
-		}
-		return e.ports[keyOf(l)]
-	}
-	for k, id := range e.ports {
-		if k.proto == l.Proto && k.port == l.HostPort {
-			return id
-		}
-	}
-	return ""
-}
-
-func keyOf(l store.PortLease) portKey { return portKey{l.Proto, l.HostIP, l.HostPort} }
-
-func (e *Engine) claimPorts(c *ctr) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, l := range c.view().State.Ports {
-		e.ports[keyOf(l)] = c.spec().ID
-	}
-}
-
-func (e *Engine) releasePorts(c *ctr) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.dropPorts(c.spec().ID)
-}
-
-func (e *Engine) dropPorts(id string) {
-	for k, holder := range e.ports {
-		if holder == id {
-			delete(e.ports, k)
-		}
-	}
-}
-
-// writeNames writes the files that the container sees as /etc/hosts, /etc/hostname and /etc/resolv.conf.
-func (c *ctr) writeNames(end endpoint) error {
-	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-	name := c.spec().Config.Hostname
-	if d := c.spec().Config.Domainname; d != "" {
-		name += "." + d + " " + name
-	}
-	for _, h := range c.spec().Host.ExtraHosts {
-		host, ip, ok := strings.Cut(h, ":")
-		if ip == "host-gateway" {
-			ip = c.e.pool.Gateway().String()
-		}
-		if !ok {
-			return fault.New(fault.Invalid, "extra host %q: want name:address", h)
-		}
-		hosts += ip + "\t" + host + "\n"
-	}
-	if end.addr.IsValid() {
-		hosts += end.addr.Addr().String() + "\t" + name + "\n"
-	}
-	if c.spec().Host.NetworkMode.IsHost() {
-		if b, err := os.ReadFile("/etc/hosts"); err == nil {
-			hosts = string(b)
-		}
-	}
-	hostname := c.spec().Config.Hostname
-	if hostname == "" {
-		hostname, _ = os.Hostname()
-	}
-	files := map[string]string{"hosts": hosts, "hostname": hostname + "\n", "resolv.conf": c.resolvConf()}
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(c.runDir(), name), []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// resolvConf is the host's, without resolvers that only the host can reach, changed by what the container asks for.
-func (c *ctr) resolvConf() string {
-	h := c.spec().Host
-	var servers, rest []string
-	f, err := os.Open("/etc/resolv.conf")
-	if err == nil {
-		defer f.Close()
-		for s := bufio.NewScanner(f); s.Scan(); {
-			word := strings.Fields(s.Text())
-			switch {
-			case len(word) < 2 || strings.HasPrefix(word[0], "#"):
-			case word[0] == "nameserver":
-				a, err := netip.ParseAddr(word[1])
-				if err == nil && (!a.IsLoopback() || h.NetworkMode.IsHost()) {
-					servers = append(servers, word[1])
-				}
-			case word[0] == "search" && len(h.DNSSearch) > 0, word[0] == "options" && len(h.DNSOptions) > 0:
-			default:
-				rest = append(rest, s.Text())
+			if end.V6.IsValid() && n.Gateway6 == route6 && !ip.Is4() {
+				to.To = netip.AddrPortFrom(end.V6.Addr(), p.ContainerPort)
+				ports = append(ports, to)
 			}
 		}
 	}
-	if len(h.DNS) > 0 {
-		servers = nil
-		for _, a := range h.DNS {
-			servers = append(servers, a.String())
-		}
-	}
-	var b strings.Builder
-	for _, s := range servers {
-		b.WriteString("nameserver " + s + "\n")
-	}
-	for _, r := range rest {
-		b.WriteString(r + "\n")
-	}
-	if len(h.DNSSearch) > 0 {
-		b.WriteString("search " + strings.Join(h.DNSSearch, " ") + "\n")
-	}
-	if len(h.DNSOptions) > 0 {
-		b.WriteString("options " + strings.Join(h.DNSOptions, " ") + "\n")
-	}
-	return b.String()
+	return ports
 }

@@ -61,7 +61,7 @@ func (c *ctr) remove() error {
 	delete(e.names, c.spec().Name)
 	e.mu.Unlock()
 	e.used(c.spec().ImageID) // up to now
-	e.releaseAddress(c)
+	e.releaseLeases(c)
 	e.forgetExecs(c)
 	err := errors.Join(e.images.RemoveLayer(c.spec().ID), removeRunDir(c.runDir()), os.RemoveAll(c.rootDir()))
 	c.mu.Lock()

@@ -90,7 +90,7 @@ func (e *Engine) writeLastStates() error {
 	var specs []store.Spec
 	for _, v := range e.Containers() {
 		st := v.State
-		st.Pid, st.StartTime, st.Starting, st.Ports, st.HostIf, st.StopAsked = 0, 0, false, nil, "", false
+		st.Pid, st.StartTime, st.Starting, st.Ports, st.Ends, st.HostIf, st.StopAsked = 0, 0, false, nil, nil, "", false
 		v.Spec.LastExit = &st
 		specs = append(specs, v.Spec)
 	}

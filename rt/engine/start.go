@@ -108,11 +108,11 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	end, err := c.e.reserveNetwork(c, u)
+	ends, err := c.e.reserveNetwork(c, u)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.writeNames(end); err != nil {
+	if err := c.writeNames(ends); err != nil {
 		return nil, err
 	}
 	if err := c.writeInit(); err != nil {
@@ -145,7 +145,7 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 		Stdin: std.child[0], Stdout: std.child[1], Stderr: std.child[2],
 		Init:    ocispec.InitPath(c.spec()),
 		Freeze:  c.freezeForStart(),
-		Created: func(pid int) error { return c.e.plugNetwork(c, end, pid, u) },
+		Created: func(pid int) error { return c.e.plugNetwork(c, ends, pid, u) },
 	}
 	proc, err := sandbox.Start(ctx, conf)
 	if err != nil {
@@ -290,7 +290,7 @@ func (c *ctr) ended(code int, known bool) {
 	plan := restartPlan{}
 	c.setState(func(st *store.State) {
 		st.Status, st.Pid, st.StartTime, st.ExitCode, st.OOMKilled = container.StateExited, 0, 0, code, oom
-		st.FinishedAt, st.Ports, st.HostIf, st.Error = now(), nil, "", text
+		st.FinishedAt, st.Ports, st.Ends, st.HostIf, st.Error = now(), nil, nil, "", text
 		plan = planRestart(c.spec().Host.RestartPolicy, *st, st.FinishedAt.Sub(started))
 		if plan.again {
 			st.Status, st.RestartAt = container.StateRestarting, now().Add(plan.delay)

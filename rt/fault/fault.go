@@ -17,6 +17,7 @@ const (
 	NotModified              // it is already so
 	Unsupported              // coble does not do this
 	Unauthorized             // a registry does not know who asks
+	Forbidden                // nobody may do this to it
 )
 
 // Error is an error that a user can act on.

@@ -87,10 +87,10 @@ func checkSupported(in Create) error {
 		return ""
 	}
 	fields := []string{
-		no("VolumesFrom", len(h.VolumesFrom) > 0), no("Links", len(h.Links) > 0), no("VolumeDriver", h.VolumeDriver != "" && h.VolumeDriver != "local"),
+		no("VolumesFrom", len(h.VolumesFrom) > 0), no("VolumeDriver", h.VolumeDriver != "" && h.VolumeDriver != "local"),
 		no("UsernsMode", h.UsernsMode != "" && h.UsernsMode != "host"),
 		no("DeviceRequests", len(h.DeviceRequests) > 0), no("CgroupParent", h.CgroupParent != ""), no("Runtime", h.Runtime != "" && h.Runtime != "coble" && h.Runtime != "runc"),
-		no("PublishAllPorts", h.PublishAllPorts), no("Isolation", h.Isolation != "" && h.Isolation != "default"), no("Volumes", len(in.Config.Volumes) > 0),
+		no("Isolation", h.Isolation != "" && h.Isolation != "default"), no("Volumes", len(in.Config.Volumes) > 0),
 		no("Healthcheck", in.Config.Healthcheck != nil && len(in.Config.Healthcheck.Test) > 0 && in.Config.Healthcheck.Test[0] != "NONE"),
 	}
 	fields = slices.DeleteFunc(fields, func(s string) bool { return s == "" })
@@ -102,9 +102,6 @@ func checkSupported(in Create) error {
 
 // checkModes refuses namespaces that there are none of, and options that no part of a container's security is.
 func checkModes(h container.HostConfig) error {
-	if !h.NetworkMode.IsContainer() && !slices.Contains([]string{"", "default", "bridge", "host", "none"}, string(h.NetworkMode)) {
-		return fault.New(fault.NotFound, "network %s not found", h.NetworkMode)
-	}
 	if h.NetworkMode.IsContainer() && len(h.PortBindings) > 0 {
 		return fault.New(fault.Invalid, "conflicting options: port publishing and the container type network mode")
 	}

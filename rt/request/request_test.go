@@ -87,8 +87,7 @@ func TestCheck(t *testing.T) {
 		"both": {func(in *Create) {
 			in.Host.NetworkMode, in.Host.PortBindings = "container:x", network.PortMap{network.MustParsePort("80/tcp"): nil}
 		}, fault.Invalid, "conflicting options"},
-		"two fields": {func(in *Create) { in.Host.CgroupParent, in.Host.PublishAllPorts = "/x", true }, fault.Unsupported, "CgroupParent, PublishAllPorts"},
-		"network":    {func(in *Create) { in.Host.NetworkMode = "mine" }, fault.NotFound, "mine"},
+		"two fields": {func(in *Create) { in.Host.CgroupParent, in.Host.Runtime = "/x", "y" }, fault.Unsupported, "CgroupParent, Runtime"},
 		"security":   {func(in *Create) { in.Host.SecurityOpt = []string{"nosuch=1"} }, fault.Invalid, "nosuch=1"},
 	} {
 		in := good()

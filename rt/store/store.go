@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -54,13 +55,18 @@ type Spec struct {
 	Origin string `json:",omitempty"`
 	// OriginHash changes when that section does.
 	OriginHash string `json:",omitempty"`
-	// Address is the container's own address, given at creation and kept until its removal.
+	// Leases are the container's addresses, by the network's id, given at its first start there and kept until it leaves.
+	Leases map[string]Lease `json:",omitempty"`
+	// Address is that in the default network, of coble before there were others.
 	Address string `json:",omitempty"`
 	// WantRunning is what the user last asked for; a boot starts containers by it and their restart policy.
 	WantRunning bool
 	// LastExit is what was known of the container when the engine last shut down politely; a boot starts from it.
 	LastExit *State `json:",omitempty"`
 }
+
+// Lease is a container's addresses in one network; not valid where it has none of a family.
+type Lease struct{ V4, V6 netip.Addr }
 
 // Status is the life-cycle state, in Docker's words.
 type Status = container.ContainerState
@@ -89,9 +95,22 @@ type State struct {
 	Written    uint64 `json:",omitempty"`
 	WrittenNow uint64 `json:",omitempty"`
 
+	// Ends are its links while it runs or starts.
+	Ends []End `json:",omitempty"`
+	// HostIf is the one link of coble before there were several.
 	HostIf string                 `json:",omitempty"`
 	Ports  []PortLease            `json:",omitempty"`
 	Mounts []container.MountPoint `json:",omitempty"`
+}
+
+// End is a container's link into one network.
+type End struct {
+	Network string // id
+	Name    string // of the network
+	HostIf  string // name of the host's end
+	IfName  string // name in the container
+	V4, V6  netip.Prefix
+	MAC     string
 }
 
 // PortLease is one published port of a running container.

@@ -1,0 +1,166 @@
+package netcfg
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Endpoint is a container's link into one network.
+type Endpoint struct {
+	HostIf string // name of the host's end
+	IfName string // name in the container
+	Pid    int    // a process in the container's network namespace
+	V4, V6 netip.Prefix
+	MAC    net.HardwareAddr
+	// Default4 and Default6 are gateways to everywhere else, if valid.
+	Default4, Default6 netip.Addr
+}
+
+// Plug gives a container its link: a veth pair with one end on the bridge and the other, addressed and up, in the
+// namespace of the endpoint's process.
+func (h *Host) Plug(n Network, e Endpoint) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.ensure(n); err != nil {
+		return err
+	}
+	bridge, err := netlink.LinkByName(n.Bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", n.Bridge, err)
+	}
+	if old, err := netlink.LinkByName(e.HostIf); err == nil {
+		netlink.LinkDel(old)
+	}
+	mtu := n.MTU
+	if mtu == 0 {
+		mtu = bridge.Attrs().MTU
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex, attrs.MTU = e.HostIf, bridge.Attrs().Index, mtu
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.IfName, PeerHardwareAddr: e.MAC, PeerNamespace: netlink.NsPid(e.Pid), PeerMTU: uint32(mtu)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("make veth pair %s: %w", e.HostIf, err)
+	}
+	if !n.ICC { // such ports reach the bridge, and no other of their kind (bridge(8), isolated)
+		if err := netlink.LinkSetIsolated(veth, true); err != nil {
+			return fmt.Errorf("keep link %s apart from others: %w", e.HostIf, err)
+		}
+	}
+	if err := netlink.LinkSetUp(veth); err != nil {
+		return fmt.Errorf("set link %s up: %w", e.HostIf, err)
+	}
+	return inside(e.Pid, func(ns *netlink.Handle) error {
+		if lo, err := ns.LinkByName("lo"); err == nil {
+			ns.LinkSetUp(lo)
+		}
+		link, err := ns.LinkByName(e.IfName)
+		if err != nil {
+			return fmt.Errorf("find %s in the container: %w", e.IfName, err)
+		}
+		for _, p := range []netip.Prefix{e.V4, e.V6} {
+			if !p.IsValid() {
+				continue
+			}
+			if err := ns.AddrAdd(link, address(p)); err != nil {
+				return fmt.Errorf("set address %s in the container: %w", p, err)
+			}
+		}
+		if err := ns.LinkSetUp(link); err != nil {
+			return fmt.Errorf("set %s in the container up: %w", e.IfName, err)
+		}
+		for _, gateway := range []netip.Addr{e.Default4, e.Default6} {
+			if err := setDefault(ns, gateway); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// SetDefault makes the routes to everywhere else of a process's namespace lead to these gateways; where one is not valid
+// there is no such route.
+func SetDefault(pid int, v4, v6 netip.Addr) error {
+	return inside(pid, func(ns *netlink.Handle) error {
+		var errs error
+		if !v4.IsValid() {
+			errs = dropDefault(ns, everything4)
+		}
+		if !v6.IsValid() {
+			errs = errors.Join(errs, dropDefault(ns, everything6))
+		}
+		return errors.Join(errs, setDefault(ns, v4), setDefault(ns, v6))
+	})
+}
+
+var (
+	everything4 = ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
+	everything6 = ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+)
+
+func setDefault(ns *netlink.Handle, gateway netip.Addr) error {
+	if !gateway.IsValid() {
+		return nil
+	}
+	to := everything4
+	if gateway.Is6() {
+		to = everything6
+	}
+	if err := ns.RouteReplace(&netlink.Route{Dst: to, Gw: gateway.AsSlice()}); err != nil {
+		return fmt.Errorf("set default route in the container: %w", err)
+	}
+	return nil
+}
+
+func dropDefault(ns *netlink.Handle, to *net.IPNet) error {
+	err := ns.RouteDel(&netlink.Route{Dst: to})
+	if err == nil || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil // there was none, or no such family
+	}
+	return fmt.Errorf("remove default route in the container: %w", err)
+}
+
+// LoopbackUp brings up loopback in the namespace of a process, for a container with no other link.
+func LoopbackUp(pid int) error {
+	return inside(pid, func(ns *netlink.Handle) error {
+		lo, err := ns.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return ns.LinkSetUp(lo)
+	})
+}
+
+// inside calls f with a netlink socket of a process's network namespace.
+func inside(pid int, f func(ns *netlink.Handle) error) error {
+	ns, err := netns.GetFromPid(pid)
+	if err != nil {
+		return fmt.Errorf("open network namespace of process %d: %w", pid, err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("enter network namespace of process %d: %w", pid, err)
+	}
+	defer h.Close()
+	return f(h)
+}
+
+// Unplug removes a container's link; one that has gone with its namespace is none to remove.
+func (h *Host) Unplug(hostIf string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l, err := netlink.LinkByName(hostIf)
+	if err != nil {
+		return nil
+	}
+	if err := netlink.LinkDel(l); err != nil && !gone(err) {
+		return fmt.Errorf("remove link %s: %w", hostIf, err)
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package netcfg
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// FreeSubnet finds a /16 for containers that the host does not route anywhere yet, and that is none of others.
+func FreeSubnet(others ...netip.Prefix) (netip.Prefix, error) {
+	routed, err := routes(netlink.FAMILY_V4)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return chooseSubnet(append(routed, others...))
+}
+
+// routes are the destinations that the host has routes to, without the default.
+func routes(family int) ([]netip.Prefix, error) {
+	list, err := netlink.RouteList(nil, family)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var out []netip.Prefix
+	for _, r := range list {
+		if r.Dst == nil {
+			continue
+		}
+		a, _ := netip.AddrFromSlice(r.Dst.IP)
+		if ones, _ := r.Dst.Mask.Size(); a.IsValid() && ones > 0 {
+			out = append(out, netip.PrefixFrom(a.Unmap(), ones))
+		}
+	}
+	return out, nil
+}
+
+// chooseSubnet is pure: the first of 10.88.0.0/16 to 10.255.0.0/16 that overlaps nothing.
+func chooseSubnet(taken []netip.Prefix) (netip.Prefix, error) {
+next:
+	for i := 88; i < 256; i++ {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16)
+		for _, t := range taken {
+			if t.Overlaps(p) {
+				continue next
+			}
+		}
+		return p, nil
+	}
+	return netip.Prefix{}, errors.New("find a free subnet: the host routes all of 10.88.0.0 to 10.255.0.0; name one in [network.default]")
+}
+
+// InUse says whether a program on the host listens on the port already.
+func InUse(proto, ip string, port uint16) bool {
+	at, family := net.JoinHostPort(ip, strconv.Itoa(int(port))), "4"
+	if strings.Contains(ip, ":") {
+		family = "6"
+	}
+	if proto == "udp" {
+		c, err := net.ListenPacket("udp"+family, at)
+		if err == nil {
+			c.Close()
+		}
+		return errors.Is(err, unix.EADDRINUSE)
+	}
+	l, err := net.Listen("tcp"+family, at)
+	if err == nil {
+		l.Close()
+	}
+	return errors.Is(err, unix.EADDRINUSE)
+}

@@ -1,0 +1,176 @@
+package engine
+
+import (
+	"bufio"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coble-os/coble/netcfg/dns"
+	"github.com/coble-os/coble/rt/networks"
+	"github.com/coble-os/coble/rt/store"
+)
+
+// named tells whether names are answered in any of these networks: in all but the default one, as Docker has it.
+func named(ends []store.End) bool {
+	return slices.ContainsFunc(ends, func(end store.End) bool { return end.Name != networks.Default })
+}
+
+// serveNames starts the container's name server, if its networks have one and it does not run yet.
+func (c *ctr) serveNames(ends []store.End, pid int) error {
+	if !named(ends) {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dns != nil {
+		return nil
+	}
+	udp, tcp, err := dns.Listen(pid)
+	if err != nil {
+		return err
+	}
+	c.dns = dns.Serve(udp, tcp, &zone{c: c})
+	return nil
+}
+
+// endNames stops it.
+func (c *ctr) endNames() {
+	c.mu.Lock()
+	s := c.dns
+	c.dns = nil
+	c.mu.Unlock()
+	if s != nil {
+		s.Close()
+	}
+}
+
+// zone is what a container may know: the names in the networks that it is in.
+type zone struct{ c *ctr }
+
+// Resolve finds a container by any of its names, or by name.network.
+func (z *zone) Resolve(name string) (addrs []netip.Addr, known bool) {
+	z.visit(func(v View, end store.End) {
+		bare := strings.TrimSuffix(name, "."+strings.ToLower(end.Name))
+		if !slices.ContainsFunc(DNSNames(v, end.Name), func(n string) bool { return strings.EqualFold(n, name) || strings.EqualFold(n, bare) }) {
+			return
+		}
+		known = true
+		for _, p := range []netip.Prefix{end.V4, end.V6} {
+			if p.IsValid() {
+				addrs = append(addrs, p.Addr())
+			}
+		}
+	})
+	for link, alias := range z.links() {
+		if strings.EqualFold(alias, name) && link != "" {
+			if linked, ok := z.Resolve(strings.ToLower(link)); ok {
+				addrs, known = append(addrs, linked...), true
+			}
+		}
+	}
+	return addrs, known
+}
+
+// links are the names that only this container gives to others, by theirs.
+func (z *zone) links() map[string]string {
+	out := map[string]string{}
+	v := z.c.view()
+	for _, end := range v.State.Ends {
+		if s := v.Networks[end.Name]; s != nil {
+			for _, l := range s.Links {
+				if name, alias, ok := strings.Cut(l, ":"); ok && !strings.EqualFold(name, alias) {
+					out[name] = alias
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (z *zone) Reverse(a netip.Addr) (name string, known bool) {
+	z.visit(func(v View, end store.End) {
+		if a == end.V4.Addr() || a == end.V6.Addr() {
+			name, known = v.Name+"."+end.Name, true
+		}
+	})
+	return name, known
+}
+
+// visit calls f for each place that a running container has in a network of this one's that answers names.
+func (z *zone) visit(f func(View, store.End)) {
+	mine := map[string]bool{}
+	for _, end := range z.c.view().State.Ends {
+		mine[end.Network] = end.Name != networks.Default
+	}
+	for _, other := range z.c.e.all() {
+		v := other.view()
+		if !isRunning(v.State) && !v.State.Starting {
+			continue
+		}
+		for _, end := range v.State.Ends {
+			if mine[end.Network] {
+				f(v, end)
+			}
+		}
+	}
+}
+
+// Upstream are the container's own resolvers or else the host's of now. From internal networks alone there are none.
+func (z *zone) Upstream() []netip.AddrPort {
+	v := z.c.view()
+	out := false
+	for _, end := range v.State.Ends {
+		n, err := z.c.e.networks.Get(end.Network)
+		out = out || err == nil && !n.Internal
+	}
+	servers := v.Host.DNS
+	switch {
+	case !out:
+		return nil
+	case len(servers) == 0:
+		servers = hostResolvers.get()
+	}
+	var ports []netip.AddrPort
+	for _, a := range servers {
+		ports = append(ports, netip.AddrPortFrom(a, 53))
+	}
+	return ports
+}
+
+// resolverFile is the host's resolv.conf(5), read again when it has changed.
+type resolverFile struct {
+	mu      sync.Mutex
+	changed time.Time    // guarded by mu
+	servers []netip.Addr // guarded by mu
+}
+
+var hostResolvers resolverFile
+
+func (r *resolverFile) get() []netip.Addr {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f, err := os.Open("/etc/resolv.conf")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil {
+		if st.ModTime().Equal(r.changed) && !r.changed.IsZero() {
+			return r.servers
+		}
+		r.changed = st.ModTime()
+	}
+	r.servers = nil
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if word := strings.Fields(s.Text()); len(word) > 1 && word[0] == "nameserver" {
+			if a, err := netip.ParseAddr(word[1]); err == nil {
+				r.servers = append(r.servers, a)
+			}
+		}
+	}
+	return r.servers
+}

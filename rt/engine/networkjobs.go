@@ -1,0 +1,354 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
+
+	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/networks"
+	"github.com/coble-os/coble/rt/store"
+)
+
+// Networks lists all networks by name.
+func (e *Engine) Networks() []network.Network { return e.networks.All() }
+
+// Network finds one by name, id or the beginning of that.
+func (e *Engine) Network(ref string) (network.Network, error) { return e.networks.Get(ref) }
+
+// Gateways are the host's own addresses in a network, not valid where it has none.
+func (e *Engine) Gateways(id string) (v4, v6 netip.Addr) {
+	n, err := e.networks.Kernel(id)
+	if err != nil {
+		return v4, v6
+	}
+	return n.Gateway4, n.Gateway6
+}
+
+// Member is a container in a network.
+type Member struct {
+	ID, Name string
+	End      store.End
+}
+
+// Members are the containers that run in a network.
+func (e *Engine) Members(id string) []Member {
+	var out []Member
+	for _, c := range e.all() {
+		v := c.view()
+		if !isRunning(v.State) && !v.State.Starting {
+			continue
+		}
+		for _, end := range c.ends() {
+			if end.Network == id {
+				out = append(out, Member{v.ID, v.Name, end})
+			}
+		}
+	}
+	return out
+}
+
+func (e *Engine) networkEvent(action events.Action, n network.Network, container string) {
+	a := map[string]string{"name": n.Name, "type": n.Driver}
+	if container != "" {
+		a["container"] = container
+	}
+	e.events.emit(events.NetworkEventType, action, n.ID, a)
+}
+
+// createNetwork makes a network and its bridge.
+func (e *Engine) createNetwork(_ *Job, n network.Network) (network.Network, error) {
+	if networks.Predefined(n.Name) {
+		return n, fault.New(fault.Forbidden, "operation is not permitted on predefined %s network", n.Name)
+	}
+	n.ID, n.Created = randomID(), time.Now()
+	n, err := e.networks.Create(n)
+	if err != nil {
+		return n, err
+	}
+	if err := e.applyNetwork(); err != nil {
+		e.networks.Remove(n.ID)
+		return n, fmt.Errorf("create network %s: %w", n.Name, err)
+	}
+	e.networkEvent(events.ActionCreate, n, "")
+	return n, nil
+}
+
+func (e *Engine) removeNetwork(_ *Job, ref string) (any, error) {
+	n, err := e.networks.Get(ref)
+	if err != nil {
+		return nil, err
+	}
+	if m := e.Members(n.ID); len(m) > 0 && !networks.Predefined(n.Name) {
+		return nil, fault.New(fault.Forbidden, "error while removing network: network %s has active endpoints (name:%q id:%q): disconnect or stop them first", n.Name, m[0].Name, m[0].ID[:12])
+	}
+	if err := e.networks.Remove(n.ID); err != nil {
+		return nil, err
+	}
+	e.networkEvent(events.ActionDestroy, n, "")
+	if err := e.applyNetwork(); err != nil {
+		return nil, fmt.Errorf("remove bridge of network %s: %w", n.Name, err)
+	}
+	return nil, nil
+}
+
+// PruneNetworksIn says which networks without members go.
+type PruneNetworksIn struct {
+	Until time.Time // only those made before, if not zero
+	Want  func(labels map[string]string) bool
+}
+
+func (e *Engine) pruneNetworks(j *Job, in PruneNetworksIn) ([]string, error) {
+	gone := []string{}
+	for _, n := range e.networks.All() {
+		if networks.Predefined(n.Name) || e.wanted(n) || !in.Until.IsZero() && !n.Created.Before(in.Until) || !in.Want(n.Labels) {
+			continue
+		}
+		if _, err := e.removeNetwork(j, n.ID); err != nil {
+			return gone, err
+		}
+		gone = append(gone, n.Name)
+	}
+	return gone, nil
+}
+
+// wanted tells whether any container is to be in the network, running or not.
+func (e *Engine) wanted(n network.Network) bool {
+	return slices.ContainsFunc(e.all(), func(c *ctr) bool {
+		_, named := c.spec().Networks[n.Name]
+		return named
+	})
+}
+
+// ConnectIn asks for a container's place in one more network.
+type ConnectIn struct {
+	Network, Container string
+	Settings           *network.EndpointSettings
+}
+
+func (e *Engine) connect(_ *Job, in ConnectIn) (any, error) {
+	n, err := e.networks.Get(in.Network)
+	if err != nil {
+		return nil, err
+	}
+	c, err := e.find(in.Container)
+	if err != nil {
+		return nil, err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	spec := c.spec()
+	switch m := spec.Host.NetworkMode; {
+	case n.Driver != "bridge" || m.IsHost() || m.IsContainer():
+		return nil, fault.New(fault.Invalid, "container %s cannot be connected to network %s: one that shares the network of the host or of another container has no other, and the network host is none to join", spec.Name, n.Name)
+	case spec.Networks[n.Name] != nil:
+		return nil, fault.New(fault.Forbidden, "endpoint with name %s already exists in network %s", spec.Name, n.Name)
+	}
+	settings := in.Settings.Copy()
+	if settings == nil {
+		settings = &network.EndpointSettings{}
+	}
+	if err := checkEndpoint(n, settings); err != nil {
+		return nil, err
+	}
+	asked := maps.Clone(spec.Networks)
+	asked[n.Name] = settings
+	delete(asked, networks.None)
+	if c.running() {
+		if err := e.connectRunning(c, n, settings); err != nil {
+			return nil, err
+		}
+	}
+	err = c.setSpec(func(s *store.Spec) {
+		s.Networks = asked
+		if s.Host.NetworkMode.IsNone() {
+			s.Host.NetworkMode = "bridge"
+			if n.Name != networks.Default {
+				s.Host.NetworkMode = container.NetworkMode(n.Name)
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return nil, nil
+}
+
+// connectRunning plugs one more link into a container. The caller holds op.
+func (e *Engine) connectRunning(c *ctr, n network.Network, settings *network.EndpointSettings) error {
+	spec := c.spec()
+	spec.Networks = maps.Clone(spec.Networks)
+	spec.Networks[n.Name] = settings
+	end, err := e.join(spec, n.Name)
+	if err != nil {
+		return err
+	}
+	had := c.ends()
+	end.IfName = freeIfName(had)
+	ends := append(slices.Clone(had), end)
+	leases := maps.Clone(spec.Leases)
+	if leases == nil {
+		leases = map[string]store.Lease{}
+	}
+	leases[n.ID] = store.Lease{V4: end.V4.Addr(), V6: end.V6.Addr()}
+	undo := func(err error) error {
+		c.setState(func(st *store.State) { st.Ends = had })
+		e.net.Unplug(end.HostIf)
+		e.networks.Leave(n.ID, spec.ID)
+		return err
+	}
+	// First what is wanted, then the kernel: an engine that dies in between leaves nothing that the next does not know.
+	c.setState(func(st *store.State) { st.Ends, st.HostIf = ends, "" })
+	if err := c.setSpec(func(s *store.Spec) { s.Leases = leases }); err != nil {
+		return undo(err)
+	}
+	pid := c.view().State.Pid
+	if err := e.plug(end, pid, netip.Addr{}, netip.Addr{}); err != nil {
+		return undo(err)
+	}
+	if err := e.reroute(c, spec, ends, pid); err != nil {
+		return undo(err)
+	}
+	e.networkEvent(events.ActionConnect, n, spec.ID)
+	return nil
+}
+
+// reroute sets the default routes anew, the ports' targets and the container's own names.
+func (e *Engine) reroute(c *ctr, spec store.Spec, ends []store.End, pid int) error {
+	v4, v6 := e.defaultRoutes(spec, ends)
+	if err := netcfg.SetDefault(pid, v4, v6); err != nil {
+		return err
+	}
+	if err := errors.Join(c.writeHosts(ends), c.writeName("resolv.conf", c.resolvConf(named(ends)))); err != nil {
+		return err
+	}
+	if !named(ends) {
+		c.endNames()
+	}
+	return errors.Join(c.serveNames(ends, pid), e.applyNetwork())
+}
+
+// freeIfName is pure: the first ethN that no end has.
+func freeIfName(ends []store.End) string {
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("eth%d", i)
+		if !slices.ContainsFunc(ends, func(end store.End) bool { return end.IfName == name }) {
+			return name
+		}
+	}
+}
+
+// DisconnectIn asks for a container's way out of a network.
+type DisconnectIn struct {
+	Network, Container string
+	Force              bool // nothing more than without: there is no other way
+}
+
+func (e *Engine) disconnect(_ *Job, in DisconnectIn) (any, error) {
+	n, err := e.networks.Get(in.Network)
+	if err != nil {
+		return nil, err
+	}
+	c, err := e.find(in.Container)
+	if err != nil {
+		return nil, err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	spec := c.spec()
+	if spec.Networks[n.Name] == nil || n.Driver != "bridge" {
+		return nil, fault.New(fault.Forbidden, "container %s is not connected to network %s", spec.Name, n.Name)
+	}
+	asked := maps.Clone(spec.Networks)
+	delete(asked, n.Name)
+	leases := maps.Clone(spec.Leases)
+	delete(leases, n.ID)
+	if err := c.setSpec(func(s *store.Spec) { s.Networks, s.Leases = asked, leases }); err != nil {
+		return nil, err
+	}
+	defer e.networks.Leave(n.ID, spec.ID)
+	if !c.running() {
+		return nil, nil
+	}
+	kept := slices.Clone(c.ends())
+	var left store.End
+	kept = slices.DeleteFunc(kept, func(end store.End) bool {
+		if end.Network != n.ID {
+			return false
+		}
+		left = end
+		return true
+	})
+	c.setState(func(st *store.State) { st.Ends, st.HostIf = kept, "" })
+	if err := e.net.Unplug(left.HostIf); err != nil {
+		return nil, err
+	}
+	e.networkEvent(events.ActionDisconnect, n, spec.ID)
+	return nil, e.reroute(c, c.spec(), kept, c.view().State.Pid)
+}
+
+// checkEndpoint refuses what cannot be had in a network.
+func checkEndpoint(n network.Network, s *network.EndpointSettings) error {
+	if len(s.DriverOpts) > 0 {
+		return fault.New(fault.Unsupported, "network %s: coble has no driver options of an endpoint", n.Name)
+	}
+	c := s.IPAMConfig
+	if c == nil {
+		return nil
+	}
+	if (c.IPv4Address.IsValid() || c.IPv6Address.IsValid()) && n.Name == networks.Default {
+		return fault.New(fault.Invalid, "invalid config for network %s: invalid endpoint settings:\nuser specified IP address is supported on user defined networks only", n.Name)
+	}
+	if len(c.LinkLocalIPs) > 0 {
+		return fault.New(fault.Unsupported, "network %s: coble gives no link-local addresses", n.Name)
+	}
+	return nil
+}
+
+// checkNetworks refuses networks that there are not, and names each by its own name.
+func (e *Engine) checkNetworks(spec *store.Spec) error {
+	if m := spec.Host.NetworkMode; m.IsContainer() {
+		return nil
+	}
+	named := map[string]*network.EndpointSettings{}
+	for ref, settings := range spec.Networks {
+		n, err := e.networks.Get(ref)
+		if err != nil {
+			return err
+		}
+		if err := checkEndpoint(n, settings); err != nil {
+			return err
+		}
+		if ref == string(spec.Host.NetworkMode) {
+			spec.Host.NetworkMode = container.NetworkMode(n.Name)
+		}
+		named[n.Name] = settings
+	}
+	if (named[networks.Host] != nil || named[networks.None] != nil) && len(named) > 1 {
+		return fault.New(fault.Invalid, "conflicting options: the networks host and none go with no other")
+	}
+	spec.Networks = named
+	return nil
+}
+
+// DNSNames is pure: what a container is called in a network, its own name first.
+func DNSNames(v View, name string) []string {
+	names := []string{v.Name}
+	if s := v.Networks[name]; s != nil {
+		names = append(names, s.Aliases...)
+	}
+	names = append(names, v.ID[:12])
+	if h := v.Config.Hostname; h != "" {
+		names = append(names, h)
+	}
+	slices.Sort(names[1:])
+	return append(names[:1], slices.DeleteFunc(slices.Compact(names[1:]), func(s string) bool { return s == v.Name })...)
+}

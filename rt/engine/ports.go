@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"maps"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/network"
+
+	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/networks"
+	"github.com/coble-os/coble/rt/store"
+)
+
+// portKey is a published port of the host's. An empty address is every address.
+type portKey struct {
+	proto string
+	ip    string
+	port  uint16
+}
+
+// reservePorts takes the host ports that the container publishes, or says who has one.
+func (e *Engine) reservePorts(c *ctr, ends []store.End) ([]store.PortLease, error) {
+	var leases []store.PortLease
+	var usual netip.Addr // where nothing is said
+	if len(ends) > 0 {
+		n, err := e.networks.Get(ends[0].Network)
+		if err != nil {
+			return nil, err
+		}
+		usual = networks.HostIP(n)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for port, bindings := range published(c.spec()) {
+		for _, b := range bindings {
+			lease := store.PortLease{Proto: string(port.Proto()), ContainerPort: port.Num()}
+			if ip := orAddr(b.HostIP, usual); ip.IsValid() && !ip.IsUnspecified() {
+				lease.HostIP = ip.String()
+			}
+			low, high, err := hostPorts(b.HostPort)
+			if err == nil {
+				lease.HostPort, err = e.freePort(c.spec().ID, lease, low, high)
+			}
+			if err != nil {
+				e.dropPorts(c.spec().ID)
+				return nil, err
+			}
+			e.ports[keyOf(lease)] = c.spec().ID
+			leases = append(leases, lease)
+		}
+	}
+	return leases, nil
+}
+
+// published is pure: the ports that are asked for, and with -P all that the image exposes.
+func published(spec store.Spec) network.PortMap {
+	if !spec.Host.PublishAllPorts {
+		return spec.Host.PortBindings
+	}
+	all := maps.Clone(spec.Host.PortBindings)
+	if all == nil {
+		all = network.PortMap{}
+	}
+	for p := range spec.Config.ExposedPorts {
+		if len(all[p]) == 0 {
+			all[p] = []network.PortBinding{{}}
+		}
+	}
+	return all
+}
+
+// hostPorts reads "", "8080" or "8000-8010".
+func hostPorts(s string) (low, high uint16, err error) {
+	if s == "" || s == "0" {
+		return 32768, 60999, nil
+	}
+	a, b, ranged := strings.Cut(s, "-")
+	if !ranged {
+		b = a
+	}
+	l, err1 := strconv.ParseUint(a, 10, 16)
+	h, err2 := strconv.ParseUint(b, 10, 16)
+	if err1 != nil || err2 != nil || l == 0 || h < l {
+		return 0, 0, fault.New(fault.Invalid, "invalid host port %q", s)
+	}
+	return uint16(l), uint16(h), nil
+}
+
+// freePort finds a port in [low, high] that no container has. Called with mu held.
+func (e *Engine) freePort(id string, lease store.PortLease, low, high uint16) (uint16, error) {
+	holder, foreign := "", false
+	for p := uint32(low); p <= uint32(high); p++ {
+		lease.HostPort = uint16(p)
+		if holder = e.portHolder(lease); holder != "" {
+			continue
+		}
+		if netcfg.InUse(lease.Proto, lease.HostIP, lease.HostPort) {
+			holder = ""
+			foreign = true
+			continue
+		}
+		return lease.HostPort, nil
+	}
+	if foreign {
+		return 0, fault.New(fault.Conflict, "failed to bind host port %s:%d: address already in use: another program on the host has it (ss -tulpn shows which)", orAny(lease.HostIP), low)
+	}
+	if c := e.containers[holder]; c != nil {
+		holder = "container " + c.spec().Name
+	}
+	return 0, fault.New(fault.Conflict, "Bind for %s:%d failed: port is already allocated by %s", orAny(lease.HostIP), low, holder)
+}
+
+func orAny(ip string) string {
+	if ip == "" {
+		return "0.0.0.0"
+	}
+	return ip
+}
+
+// portHolder says which container has the port on that address or on all. Called with mu held.
+func (e *Engine) portHolder(l store.PortLease) string {
+	if l.HostIP != "" {
+		if id := e.ports[portKey{l.Proto, "", l.HostPort}]; id != "" {
+			return id
+		}
+		return e.ports[keyOf(l)]
+	}
+	for k, id := range e.ports {
+		if k.proto == l.Proto && k.port == l.HostPort {
+			return id
+		}
+	}
+	return ""
+}
+
+func keyOf(l store.PortLease) portKey { return portKey{l.Proto, l.HostIP, l.HostPort} }
+
+func (e *Engine) claimPorts(c *ctr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, l := range c.view().State.Ports {
+		e.ports[keyOf(l)] = c.spec().ID
+	}
+}
+
+func (e *Engine) releasePorts(c *ctr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.dropPorts(c.spec().ID)
+}
+
+func (e *Engine) dropPorts(id string) {
+	for k, holder := range e.ports {
+		if holder == id {
+			delete(e.ports, k)
+		}
+	}
+}

@@ -1,0 +1,141 @@
+package networks
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/network"
+
+	"github.com/coble-os/coble/rt/fault"
+)
+
+// Options of the driver bridge (Docker's documentation of it, "Options").
+const (
+	optBridge     = "com.docker.network.bridge.name"
+	optICC        = "com.docker.network.bridge.enable_icc"
+	optMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
+	optHostIP     = "com.docker.network.bridge.host_binding_ipv4"
+	optMTU        = "com.docker.network.driver.mtu"
+)
+
+const maxLinkName = 15 // bytes; IFNAMSIZ less its NUL
+
+// validName is Docker's rule for names of objects.
+func validName(name string) bool {
+	for i, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case i > 0 && (c == '_' || c == '.' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return name != ""
+}
+
+// check refuses what can never work, by name, and fills in what does not depend on other networks.
+func check(n *network.Network) error {
+	bad := func(format string, args ...any) error {
+		return fault.New(fault.Invalid, "create network %s: %s", n.Name, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case !validName(n.Name):
+		return fault.New(fault.Invalid, "invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed", n.Name)
+	case n.Driver != "" && n.Driver != "bridge":
+		return fault.New(fault.NotFound, "create network %s: driver %q is not known: coble has bridge, and the networks host and none that are always there", n.Name, n.Driver)
+	case n.Scope != "" && n.Scope != "local":
+		return bad("scope %q is not known: coble has local networks only", n.Scope)
+	case n.Ingress || n.ConfigOnly || n.ConfigFrom.Network != "":
+		return bad("ingress, config-only and config-from are of swarm mode, which coble does not have")
+	case n.IPAM.Driver != "" && n.IPAM.Driver != "default":
+		return bad("IPAM driver %q is not known: coble has default", n.IPAM.Driver)
+	case len(n.IPAM.Options) > 0:
+		return bad("coble has no options of the IPAM driver")
+	}
+	n.Driver, n.Scope, n.IPAM.Driver = "bridge", "local", "default"
+	if n.Options == nil {
+		n.Options = map[string]string{}
+	}
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	for _, c := range n.IPAM.Config {
+		switch {
+		case !c.Subnet.IsValid():
+			return bad("a range, gateway or auxiliary address needs a subnet")
+		case c.Subnet.Addr().Is6() && !n.EnableIPv6:
+			return bad("subnet %s is IPv6: say so with --ipv6", c.Subnet)
+		case c.Subnet.Addr().Is4() && !n.EnableIPv4:
+			return bad("subnet %s is IPv4, which was switched off", c.Subnet)
+		}
+	}
+	if !n.EnableIPv4 && !n.EnableIPv6 {
+		return bad("IPv4 or IPv6 must be enabled")
+	}
+	for key, value := range n.Options {
+		if err := checkOption(key, value); err != nil {
+			return bad("%v", err)
+		}
+	}
+	if n.Options[optBridge] == "" {
+		n.Options[optBridge] = "br-" + n.ID[:12]
+	}
+	return nil
+}
+
+func checkOption(key, value string) error {
+	switch key {
+	case optBridge:
+		if len(value) > maxLinkName || value == "" || strings.ContainsAny(value, "/: \t\n") || value == "." || value == ".." {
+			return fmt.Errorf("option %s: %q is no name of a link: at most %d bytes, without slash, colon or blank", key, value, maxLinkName)
+		}
+	case optICC, optMasquerade:
+		if _, err := strconv.ParseBool(value); err != nil {
+			return fmt.Errorf("option %s: %q is neither true nor false", key, value)
+		}
+	case optHostIP:
+		if a, err := netip.ParseAddr(value); err != nil || !a.Is4() {
+			return fmt.Errorf("option %s: %q is no IPv4 address", key, value)
+		}
+	case optMTU:
+		if n, err := strconv.Atoi(value); err != nil || n < 68 || n > 65535 {
+			return fmt.Errorf("option %s: %q is no MTU from 68 to 65535", key, value)
+		}
+	default:
+		return fmt.Errorf("option %s is not known: coble has %s", key, strings.Join([]string{optBridge, optICC, optMasquerade, optHostIP, optMTU}, ", "))
+	}
+	return nil
+}
+
+func (e *entry) bridge() string { return e.Options[optBridge] }
+
+// on reads an option that is on unless it is switched off.
+func (e *entry) on(key string) bool {
+	v, err := strconv.ParseBool(e.Options[key])
+	return err != nil || v
+}
+
+func (e *entry) mtu() int {
+	n, _ := strconv.Atoi(e.Options[optMTU]) // 0 where there is none
+	return n
+}
+
+// HostIP is the address that ports are published on where none is named; not valid: all.
+func HostIP(n network.Network) netip.Addr {
+	a, _ := netip.ParseAddr(n.Options[optHostIP])
+	return a
+}
+
+// localSubnet is a unique local /64 (RFC 4193, fd00::/8), made of the network's random id.
+func localSubnet(id string) (netip.Prefix, error) {
+	b, err := hex.DecodeString(id[:14])
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("make IPv6 subnet of id %s: %w", id, err)
+	}
+	a := [16]byte{0xfd}
+	copy(a[1:8], b)
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64), nil
+}
