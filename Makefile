@@ -6,7 +6,9 @@ VERSION := $(shell git describe --tags --always 2>/dev/null || echo dev)
 # layers and hashes keeps it. The later of two patterns counts.
 SMALL := net/... crypto/tls crypto/x509/... encoding/... vendor/... regexp/... go.etcd.io/... github.com/...
 FAST := github.com/coble-os/... github.com/klauspost/...
-UNSEEN := github.com/coble-os/coble/configs github.com/coble-os/coble/rt/client github.com/coble-os/coble/rt/api
+SLOW := configs rt/client rt/api rt/engine rt/networks rt/request rt/daemon rt/ocispec rt/oci netcfg/... \
+	layers/repo layers/registry/... layers/graph layers/image layers/driver/... sandbox/plan
+UNSEEN := $(SLOW:%=github.com/coble-os/coble/%)
 INLINE := $(SMALL:%=-gcflags=%=-l) $(FAST:%=-gcflags=%=) $(UNSEEN:%=-gcflags=%=-l)
 GOFLAGS_BUILD := -trimpath -buildvcs=false $(INLINE) -tags nethttpomithttp2 -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
 MAX_SIZE := 14680064 # 14 MiB

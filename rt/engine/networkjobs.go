@@ -313,7 +313,8 @@ func checkEndpoint(n network.Network, s *network.EndpointSettings) error {
 	return nil
 }
 
-// checkNetworks refuses networks that there are not, and names each by its own name.
+// checkNetworks names each network by its own name. One that there is not keeps the name that it has: the start says so, as
+// Docker has it, whose client takes a missing object at creation for the image.
 func (e *Engine) checkNetworks(spec *store.Spec) error {
 	if m := spec.Host.NetworkMode; m.IsContainer() {
 		return nil
@@ -321,6 +322,10 @@ func (e *Engine) checkNetworks(spec *store.Spec) error {
 	named := map[string]*network.EndpointSettings{}
 	for ref, settings := range spec.Networks {
 		n, err := e.networks.Get(ref)
+		if fault.KindOf(err) == fault.NotFound {
+			named[ref] = settings
+			continue
+		}
 		if err != nil {
 			return err
 		}
