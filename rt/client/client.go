@@ -187,7 +187,7 @@ func Names() []string {
 	for _, c := range commands() {
 		names = append(names, c.name)
 	}
-	return append(names, "image", "container", "system")
+	return append(names, "image", "container", "system", "network")
 }
 
 // Run runs `VERB ARGS…`. The error, if any, is an *ExitError.
@@ -219,7 +219,7 @@ func Run(ctx context.Context, host string, args []string) error {
 // oneWord turns Docker's verbs of two words into coble's: image ls is images, image save is save, container ps is ps. What
 // there is in two words only, such as image prune, becomes one argument.
 func oneWord(args []string) []string {
-	if len(args) < 2 || args[0] != "image" && args[0] != "container" && args[0] != "system" {
+	if len(args) < 2 || args[0] != "image" && args[0] != "container" && args[0] != "system" && args[0] != "network" {
 		return args
 	}
 	both := args[0] + " " + args[1]
@@ -228,6 +228,10 @@ func oneWord(args []string) []string {
 		both = "images"
 	case "image rm", "image remove":
 		both = "rmi"
+	case "network list":
+		both = "network ls"
+	case "network remove":
+		both = "network rm"
 	case "container ls", "container list":
 		both = "ps"
 	default:

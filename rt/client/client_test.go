@@ -2,12 +2,15 @@ package client
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/moby/moby/api/types/network"
 	"github.com/stretchr/testify/require"
 )
 
@@ -61,4 +64,29 @@ func TestOutput(t *testing.T) {
 	require.NoError(t, a.output("/dev/null", strings.NewReader("out")))
 	_, err = os.Stat("/dev/null")
 	require.NoError(t, err)
+}
+
+func TestIPAMConfig(t *testing.T) {
+	got, err := ipamConfig([]string{"10.90.0.0/24", "fd00::/64"}, []string{"10.90.0.128/25"}, []string{"fd00::7", "10.90.0.9"}, []string{"printer=10.90.0.20"})
+	require.NoError(t, err)
+	b, err := json.Marshal(got)
+	require.NoError(t, err)
+	require.JSONEq(t, `[{"Subnet":"10.90.0.0/24","IPRange":"10.90.0.128/25","Gateway":"10.90.0.9","AuxiliaryAddresses":{"printer":"10.90.0.20"}},{"Subnet":"fd00::/64","Gateway":"fd00::7"}]`, string(b))
+	for _, bad := range [][4][]string{
+		{{"x"}}, {nil, {"10.90.0.128/25"}}, {{"10.91.0.0/24"}, nil, {"10.90.0.9"}}, {{"10.91.0.0/24"}, nil, nil, {"10.91.0.3"}},
+	} {
+		_, err := ipamConfig(bad[0], bad[1], bad[2], bad[3])
+		require.Error(t, err, "%v", bad)
+	}
+}
+
+func TestNetworkRows(t *testing.T) {
+	n := network.Inspect{Network: network.Network{Name: "lan", Internal: true}, Containers: map[string]network.EndpointResource{
+		"2": {Name: "web", IPv4Address: netip.MustParsePrefix("10.90.0.3/24"), IPv6Address: netip.MustParsePrefix("fd00::3/64")},
+		"1": {Name: "db", IPv4Address: netip.MustParsePrefix("10.90.0.2/24")},
+	}}
+	n.IPAM.Config = []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.90.0.0/24")}}
+	require.Equal(t, [][]string{
+		{"lan", "(internal)", "10.90.0.0/24", ""}, {"├─", "db", "10.90.0.2", ""}, {"└─", "web", "10.90.0.3 fd00::3", "0.0.0.0:80->80/tcp"},
+	}, networkRows(n, map[string]string{"2": "0.0.0.0:80->80/tcp"}))
 }

@@ -16,17 +16,19 @@ import (
 
 // createFlags are docker's, as far as the engine honours them.
 type createFlags struct {
-	name, hostname, user, workdir, entrypoint, netMode, restart, stopSignal, logDriver, cidfile, domainname string
-	env, mounts, tmpfs, ports, capAdd, capDrop, labels, addHosts, logOpts, secOpts, envFiles, dns           []string
-	stopSeconds                                                                                             int
-	tty, interactive, readOnly, autoRemove, init                                                            bool
-	f                                                                                                       *pflag.FlagSet
-	limits                                                                                                  *limitFlags
-	devices                                                                                                 *deviceFlags
-	pidMode, ipcMode, utsMode, shmSize, pull, platform                                                      string
-	groups, sysctls, storageOpts                                                                            []string
-	oomScore                                                                                                int
-	privileged                                                                                              bool
+	name, hostname, user, workdir, entrypoint, restart, stopSignal, logDriver, cidfile, domainname string
+	env, mounts, tmpfs, ports, capAdd, capDrop, labels, addHosts, logOpts, secOpts, envFiles, dns  []string
+	stopSeconds                                                                                    int
+	tty, interactive, readOnly, autoRemove, init                                                   bool
+	f                                                                                              *pflag.FlagSet
+	limits                                                                                         *limitFlags
+	devices                                                                                        *deviceFlags
+	pidMode, ipcMode, utsMode, shmSize, pull, platform                                             string
+	groups, sysctls, storageOpts                                                                   []string
+	oomScore                                                                                       int
+	privileged, publishAll                                                                         bool
+	networks, dnsSearch, dnsOptions                                                                []string
+	end                                                                                            endpointFlags
 }
 
 func addCreateFlags(f *pflag.FlagSet) *createFlags {
@@ -37,7 +39,11 @@ func addCreateFlags(f *pflag.FlagSet) *createFlags {
 	f.StringVarP(&c.user, "user", "u", "", "user[:group] to run as")
 	f.StringVarP(&c.workdir, "workdir", "w", "", "working directory")
 	f.StringVar(&c.entrypoint, "entrypoint", "", "program instead of the image's entrypoint")
-	f.StringVar(&c.netMode, "network", "", "bridge, host, none or container:NAME")
+	f.StringArrayVar(&c.networks, "network", nil, "bridge, host, none, container:NAME or one made by network create; again for one more")
+	c.end = addEndpointFlags(f, "network-")
+	f.BoolVarP(&c.publishAll, "publish-all", "P", false, "publish every port that the image exposes, on a free one")
+	f.StringArrayVar(&c.dnsSearch, "dns-search", nil, "domain in which names are looked for")
+	f.StringArrayVar(&c.dnsOptions, "dns-option", nil, "option of the resolver")
 	f.StringVar(&c.pidMode, "pid", "", "process namespace: host or container:NAME")
 	f.StringVar(&c.ipcMode, "ipc", "", "private, shareable, host, none or container:NAME")
 	f.StringVar(&c.utsMode, "uts", "", "host for the host's names")
@@ -81,7 +87,7 @@ func (c *createFlags) request(args []string) (container.CreateRequest, error) {
 		OpenStdin: c.interactive, StopSignal: c.stopSignal, Labels: map[string]string{},
 	}
 	host := &container.HostConfig{
-		Binds: c.mounts, CapAdd: c.capAdd, CapDrop: c.capDrop, NetworkMode: container.NetworkMode(c.netMode), ReadonlyRootfs: c.readOnly,
+		Binds: c.mounts, CapAdd: c.capAdd, CapDrop: c.capDrop, ReadonlyRootfs: c.readOnly,
 		AutoRemove: c.autoRemove, ExtraHosts: c.addHosts, Privileged: c.privileged, OomScoreAdj: c.oomScore, GroupAdd: c.groups,
 		PidMode: container.PidMode(c.pidMode), IpcMode: container.IpcMode(c.ipcMode), UTSMode: container.UTSMode(c.utsMode),
 		LogConfig: container.LogConfig{Type: c.logDriver, Config: map[string]string{}},
@@ -109,6 +115,10 @@ func (c *createFlags) request(args []string) (container.CreateRequest, error) {
 		host.Sysctls = map[string]string{}
 		keyValues(c.sysctls, host.Sysctls)
 	}
+	var err error
+	if req.NetworkingConfig, err = c.networking(host); err != nil {
+		return req, err
+	}
 	return req, c.fill(host, conf)
 }
 
@@ -133,6 +143,7 @@ func (c *createFlags) fill(host *container.HostConfig, conf *container.Config) (
 	if host.SecurityOpt, err = securityOptions(c.secOpts); err != nil {
 		return err
 	}
+	host.PublishAllPorts, host.DNSSearch, host.DNSOptions = c.publishAll, c.dnsSearch, c.dnsOptions
 	for _, s := range c.dns {
 		a, err := netip.ParseAddr(s)
 		if err != nil {

@@ -1,0 +1,141 @@
+package daemon_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/netcfg"
+)
+
+func (m *machine) network(name string) (n network.Inspect) {
+	m.t.Helper()
+	require.NoError(m.t, json.Unmarshal([]byte(m.do("GET", "/networks/"+name, nil)), &n))
+	return n
+}
+
+// ask runs a command in a container of its own in the network and returns its exit code and what it printed.
+func (m *machine) ask(name, network string, cmd ...string) (int, string) {
+	m.t.Helper()
+	id := m.start(name, func(r *request) { r.HostConfig.NetworkMode = container.NetworkMode(network) }, cmd...)
+	code := m.wait(id)
+	out := m.logs(id)
+	m.do("DELETE", "/containers/"+id, nil)
+	return code, out
+}
+
+// TestNetworksOutliveTheEngine: names are answered, addresses stay and ports lead on after the engine was killed, with
+// nothing sent to the kernel that was there already; a network that was made is there after a restart of the daemon, and all
+// is gone after a clean-up.
+func TestNetworksOutliveTheEngine(t *testing.T) {
+	m := newMachine(t, "")
+	m.loadBox()
+	m.do("POST", "/networks/create", map[string]any{"Name": "lan", "IPAM": map[string]any{"Config": []any{map[string]string{"Subnet": "10.213.1.0/24"}}}})
+	id := m.start("web", func(r *request) { r.HostConfig.NetworkMode = "lan" }, "sh", "-c", "mkdir /w; echo here > /w/index.html; exec busybox httpd -f -p 80 -h /w")
+	address := m.inspect(id).NetworkSettings.Networks["lan"].IPAddress
+	require.True(t, netip.MustParsePrefix("10.213.1.0/24").Contains(address))
+	bridge := m.network("lan").Options["com.docker.network.bridge.name"]
+	require.True(t, netcfg.Exists(bridge))
+
+	before := rules(t, m.name())
+	m.awaitEngine(m.killEngine())
+	require.Equal(t, before, rules(t, m.name()), "a new engine finds the rules as they should be, and keeps them: with their handles")
+	code, out := m.ask("asks", "lan", "busybox", "wget", "-qO-", "http://web/")
+	require.Equal(t, "here\n", out)
+	require.Zero(t, code)
+	require.Equal(t, address, m.inspect(id).NetworkSettings.Networks["lan"].IPAddress)
+
+	// The answer comes to who asks from the first network that both are in, and to nobody else.
+	code, _ = m.ask("stranger", "bridge", "busybox", "nslookup", "web")
+	require.NotZero(t, code)
+
+	m.stop()
+	m.boot()
+	require.Equal(t, "10.213.1.0/24", m.network("lan").IPAM.Config[0].Subnet.String())
+	m.do("POST", "/containers/web/start", nil)
+	require.Equal(t, address, m.inspect(id).NetworkSettings.Networks["lan"].IPAddress, "kept over a restart")
+	status, text := m.call("DELETE", "/networks/lan", nil)
+	require.Equal(t, 403, status, text)
+	require.Contains(t, text, "has active endpoints")
+	m.do("DELETE", "/containers/web?force=1", nil)
+	m.do("DELETE", "/networks/lan", nil)
+	require.False(t, netcfg.Exists(bridge))
+}
+
+// rules are the chains of the engine's table and its rules, each by its handle, which no other gets again.
+func rules(t *testing.T, table string) (list []string) {
+	conn, err := nftables.New()
+	require.NoError(t, err)
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	require.NoError(t, err)
+	for _, c := range chains {
+		if c.Table.Name != table {
+			continue
+		}
+		list = append(list, "chain "+c.Name)
+		all, err := conn.GetRules(c.Table, c)
+		require.NoError(t, err)
+		for _, r := range all {
+			list = append(list, fmt.Sprintf("rule %d", r.Handle))
+		}
+	}
+	require.NotEmpty(t, list)
+	return list
+}
+
+// descriptors is how many a process has open.
+func descriptors(t *testing.T, pid int) int {
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	require.NoError(t, err)
+	return len(list)
+}
+
+// TestConnects: neither links nor addresses, rules or descriptors are left behind. COBLE_CONNECTS is how many times.
+func TestConnects(t *testing.T) {
+	rounds := 40
+	if n, err := strconv.Atoi(os.Getenv("COBLE_CONNECTS")); err == nil {
+		rounds = n
+	}
+	m := newMachine(t, "")
+	m.loadBox()
+	m.do("POST", "/networks/create", map[string]any{"Name": "lan", "IPAM": map[string]any{"Config": []any{map[string]string{"Subnet": "10.213.2.0/29"}}}})
+	id := m.start("box", func(r *request) { r.HostConfig.NetworkMode = "bridge" }, "sleep", "1000")
+	connect := func() {
+		m.do("POST", "/networks/lan/connect", network.ConnectRequest{Container: "box"})
+		m.do("POST", "/networks/lan/disconnect", map[string]string{"Container": "box"})
+	}
+	connect()
+	before, links := len(rules(t, m.name())), m.left()
+	open := descriptors(t, m.enginePid())
+	for range rounds {
+		connect()
+	}
+	require.Equal(t, links, m.left())
+	require.Len(t, rules(t, m.name()), before)
+	require.InDelta(t, open, descriptors(t, m.enginePid()), 3)
+	require.Len(t, m.inspect(id).NetworkSettings.Networks, 1)
+	m.do("POST", "/networks/lan/connect", network.ConnectRequest{Container: "box"})
+	require.Equal(t, "eth1", interfaceOf(m, "10.213.2."))
+}
+
+// interfaceOf is the link in the container box whose address begins so.
+func interfaceOf(m *machine, prefix string) string {
+	out, err := exec.Command("nsenter", "-t", fmt.Sprint(m.inspect("box").State.Pid), "-n", "ip", "-4", "-o", "addr").CombinedOutput()
+	require.NoError(m.t, err, "%s", out)
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 3 && strings.HasPrefix(f[3], prefix) {
+			return f[1]
+		}
+	}
+	return ""
+}
