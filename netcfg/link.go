@@ -18,6 +18,7 @@ type Endpoint struct {
 	Pid    int    // a process in the container's network namespace
 	V4, V6 netip.Prefix
 	MAC    net.HardwareAddr
+	Free   bool // it may send with any address
 	// Default4 and Default6 are gateways to everywhere else, if valid.
 	Default4, Default6 netip.Addr
 }
@@ -50,6 +51,11 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 	if !n.ICC { // such ports reach the bridge, and no other of their kind (bridge(8), isolated)
 		if err := netlink.LinkSetIsolated(veth, true); err != nil {
 			return fmt.Errorf("keep link %s apart from others: %w", e.HostIf, err)
+		}
+	}
+	if !e.Free {
+		if err := h.watch(Link{Name: e.HostIf, MAC: e.MAC, V4: e.V4.Addr(), V6: e.V6.Addr()}); err != nil {
+			return err
 		}
 	}
 	if err := netlink.LinkSetUp(veth); err != nil {
@@ -155,12 +161,13 @@ func inside(pid int, f func(ns *netlink.Handle) error) error {
 func (h *Host) Unplug(hostIf string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	dropped := h.unwatch(hostIf)
 	l, err := netlink.LinkByName(hostIf)
 	if err != nil {
-		return nil
+		return dropped
 	}
 	if err := netlink.LinkDel(l); err != nil && !gone(err) {
-		return fmt.Errorf("remove link %s: %w", hostIf, err)
+		return errors.Join(dropped, fmt.Errorf("remove link %s: %w", hostIf, err))
 	}
-	return nil
+	return dropped
 }

@@ -32,8 +32,11 @@ type Network struct {
 type Config struct {
 	Networks []Network
 	Ports    []Port
-	Links    map[string]bool // host ends of the links that are in use; others on the bridges are removed
+	Links    map[string]Link // host ends of the links that are in use, by name; others on the bridges are removed
 }
+
+// Link is a container's end of a bridge. What it sends must have its addresses, if it has a MAC here.
+type Link = nft.Link
 
 // Port is a published port.
 type Port = nft.Port
@@ -44,10 +47,22 @@ type Host struct {
 
 	mu    sync.Mutex         // held during each change: the kernel sees one at a time
 	ready map[string]Network // bridges that are up, by name; guarded by mu
+	links *nft.Links         // whose frames are looked at
+	known map[string]Link    // the links in that table; nil before it was looked for; guarded by mu
+	loose error              // why frames cannot be looked at; guarded by mu
 }
 
 // New describes what the engine of that name has; nothing is made before it is needed.
-func New(name string) *Host { return &Host{name: name, ready: map[string]Network{}} }
+func New(name string) *Host {
+	return &Host{name: name, ready: map[string]Network{}, links: nft.NewLinks(name)}
+}
+
+// Loose says why containers are not kept from pretending to have each other's addresses; nil where they are.
+func (h *Host) Loose() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.loose
+}
 
 // alias marks a bridge as that engine's (ip-link(8), alias).
 func alias(name string) string { return "coble:" + name }
@@ -68,7 +83,54 @@ func (h *Host) Set(c Config) error {
 		}
 		r.Networks = append(r.Networks, n.Network)
 	}
+	if err := h.watchLinks(c.Links); err != nil {
+		return err
+	}
 	return nft.Apply(r)
+}
+
+// watchLinks takes over the table of links from an earlier engine. Later on links come and go one by one. Called with mu
+// held.
+func (h *Host) watchLinks(links map[string]Link) error {
+	if h.known != nil || h.loose != nil {
+		return nil
+	}
+	var list []Link
+	known := map[string]Link{}
+	for _, l := range links {
+		if l.MAC != nil && Exists(l.Name) {
+			list = append(list, l)
+			known[l.Name] = l
+		}
+	}
+	err := h.links.Set(list)
+	if errors.Is(err, nft.ErrNoBridgeFilter) {
+		h.loose = err
+		return nil
+	}
+	if err == nil {
+		h.known = known
+	}
+	return err
+}
+
+// watch puts a link into the table, unwatch takes it out. Called with mu held.
+func (h *Host) watch(l Link) error {
+	if l.MAC == nil || h.known == nil {
+		return nil
+	}
+	h.unwatch(l.Name)
+	h.known[l.Name] = l
+	return h.links.Add(l)
+}
+
+func (h *Host) unwatch(name string) error {
+	l, known := h.known[name]
+	if !known {
+		return nil
+	}
+	delete(h.known, name)
+	return h.links.Drop(l)
 }
 
 // dropStale removes the engine's bridges and the links on them that nobody wants, and tells whether there was a bridge.
@@ -89,7 +151,8 @@ func (h *Host) dropStale(c Config) (bool, error) {
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		link := ours[a.MasterIndex] && !c.Links[a.Name]
+		_, used := c.Links[a.Name]
+		link := ours[a.MasterIndex] && !used
 		bridge := ours[a.Index] && !wanted[a.Name]
 		if !link && !bridge {
 			continue
@@ -232,8 +295,8 @@ func Exists(link string) bool {
 // CleanUp removes everything that an engine of this name ever made, without knowing what that was. Bridge is the default
 // one, which older versions did not mark.
 func CleanUp(name, bridge string) error {
-	err := nft.Remove(name)
 	h := New(name)
+	err := errors.Join(nft.Remove(name), h.links.Remove())
 	if l, lerr := netlink.LinkByName(bridge); lerr == nil && l.Attrs().Alias == "" && l.Type() == "bridge" {
 		err = errors.Join(err, netlink.LinkSetAlias(l, alias(name)))
 	}

@@ -1,6 +1,8 @@
 package netcfg
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -8,9 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -83,27 +87,15 @@ func container(t *testing.T, h *Host, n Network, hostIf, addr string) int {
 
 // dial asks from this thread's namespace.
 func dial(addr string) (string, error) {
-	ap := netip.MustParseAddrPort(addr)
-	family, to := unix.AF_INET, unix.Sockaddr(nil)
-	if ap.Addr().Is4() {
-		to = &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
-	} else {
-		family, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	c, err := net.DialTimeout("tcp", addr, time.Second) // the socket is made by this very goroutine
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(fd)
-	tv := unix.Timeval{Sec: 1}
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv)
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
-	if err := unix.Connect(fd, to); err != nil {
-		return "", err
-	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Second))
 	buf := make([]byte, 64)
-	n, err := unix.Read(fd, buf)
-	return string(buf[:max(n, 0)]), err
+	n, err := c.Read(buf)
+	return string(buf[:n]), err
 }
 
 func testHost() (*Host, Network) {
@@ -125,7 +117,7 @@ func TestPublishedPorts(t *testing.T) {
 	b, n := testHost()
 	container(t, b, n, "tv1", "10.99.0.2/24")
 	container(t, b, n, "tv2", "10.99.0.3/24")
-	links := map[string]bool{"tv1": true, "tv2": true}
+	links := map[string]Link{"tv1": {}, "tv2": {}}
 	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: links, Ports: []Port{port("", 8080, "10.99.0.2:80"), port("127.0.0.1", 8081, "10.99.0.3:80")}}))
 	for _, to := range []string{"10.99.0.2:80", "10.99.0.3:80", "127.0.0.1:8080", "127.0.0.1:8081", "10.99.0.1:8080"} {
 		_, err := dial(to)
@@ -137,7 +129,7 @@ func TestPublishedPorts(t *testing.T) {
 	_, err = dial("127.0.0.1:8080")
 	require.Error(t, err, "a port answers that is published no more")
 	// A link that nobody claims goes.
-	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: map[string]bool{"tv1": true}}))
+	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: map[string]Link{"tv1": {}}}))
 	_, err = netlink.LinkByName("tv2")
 	require.Error(t, err)
 	require.NoError(t, b.Unplug("tv1"))
@@ -150,7 +142,7 @@ func TestPublishedPorts(t *testing.T) {
 func TestSetTwiceChangesNothing(t *testing.T) {
 	inNamespace(t)
 	b, n := testHost()
-	c := Config{Networks: []Network{n}, Links: map[string]bool{"x": true}, Ports: []Port{port("", 8080, "10.99.0.2:80")}}
+	c := Config{Networks: []Network{n}, Links: map[string]Link{"x": {}}, Ports: []Port{port("", 8080, "10.99.0.2:80")}}
 	require.NoError(t, b.Set(c))
 	before := generation(t)
 	require.NoError(t, b.Set(c))
@@ -179,7 +171,7 @@ func TestNeighbourStaysOutside(t *testing.T) {
 	require.NoError(t, err)
 	b, n := testHost()
 	container(t, b, n, "tv1", "10.99.0.2/24")
-	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: map[string]bool{"tv1": true}, Ports: []Port{port("127.0.0.1", 8081, "10.99.0.2:80"), port("", 8080, "10.99.0.2:80")}}))
+	require.NoError(t, b.Set(Config{Networks: []Network{n}, Links: map[string]Link{"tv1": {}}, Ports: []Port{port("127.0.0.1", 8081, "10.99.0.2:80"), port("", 8080, "10.99.0.2:80")}}))
 	// A neighbour on another link of the host's, that routes to the containers through it.
 	require.NoError(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "lan", MTU: 1500}, PeerName: "nb"}))
 	lan, _ := netlink.LinkByName("lan")
@@ -198,10 +190,11 @@ func TestNeighbourStaysOutside(t *testing.T) {
 	require.NoError(t, netlink.LinkSetUp(nb))
 	require.NoError(t, netlink.RouteAdd(&netlink.Route{LinkIndex: nb.Attrs().Index, Gw: net.IPv4(192, 0, 2, 1)}))
 	var from string
-	for range 5 { // in this thread: the namespace is its own
+	for range 50 { // until the links carry
 		if from, err = dial("192.0.2.1:8080"); err == nil {
 			break
 		}
+		time.Sleep(50 * time.Millisecond)
 	}
 	require.NoError(t, err, "a published port answers")
 	require.Equal(t, "192.0.2.2", from, "the container sees who calls")
@@ -211,8 +204,8 @@ func TestNeighbourStaysOutside(t *testing.T) {
 	}
 }
 
-// dialFrom asks from the namespace of a process.
-func dialFrom(t *testing.T, pid int, addr string) error {
+// visit runs f in the network namespace of a process.
+func visit(t *testing.T, pid int, f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -222,23 +215,113 @@ func dialFrom(t *testing.T, pid int, addr string) error {
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 		}
 		if err == nil {
-			_, err = dial(addr)
+			err = f()
 		}
 		done <- err
 	}()
 	return <-done
 }
 
+// dialFrom asks from the namespace of a process.
+func dialFrom(t *testing.T, pid int, addr string) error {
+	return visit(t, pid, func() error { _, err := dial(addr); return err })
+}
+
+// ear is a UDP socket in the namespace of a process, or with pid 0 in the test's own.
+func ear(t *testing.T, pid int, at string) int {
+	fd := -1
+	listen := func() (err error) {
+		a := netip.MustParseAddrPort(at)
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()})
+		}
+		return err
+	}
+	if pid == 0 {
+		require.NoError(t, listen())
+	} else {
+		require.NoError(t, visit(t, pid, listen))
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// hears tells whether anything arrives of what is sent, a few times: one datagram is enough, where a connection needs answers
+// too.
+func hears(t *testing.T, fd int, send func()) bool {
+	for range 5 {
+		send()
+		set := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(set, 200); err == nil && n > 0 {
+			_, _, err = unix.Recvfrom(fd, make([]byte, 64), 0)
+			require.NoError(t, err)
+			return true
+		}
+	}
+	return false
+}
+
+// say sends a datagram from the namespace of a process, from an address of its own if that is valid.
+func say(t *testing.T, pid int, from netip.Addr, to string) {
+	require.NoError(t, visit(t, pid, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if from.IsValid() {
+			if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: from.As4()}); err != nil {
+				return err
+			}
+		}
+		a := netip.MustParseAddrPort(to)
+		return unix.Sendto(fd, []byte("hello"), 0, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()})
+	}))
+}
+
+// send puts an Ethernet frame onto eth0 in the namespace of a process.
+func send(t *testing.T, pid int, frame []byte) {
+	require.NoError(t, visit(t, pid, func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index, Halen: 6})
+	}))
+	time.Sleep(100 * time.Millisecond)
+}
+
+// udpFrame is an IPv4 datagram that no stack would send.
+func udpFrame(to, from net.HardwareAddr, src, dst netip.AddrPort) []byte {
+	ip := []byte{0x45, 0, 0, 29, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
+	ip = append(append(ip, src.Addr().AsSlice()...), dst.Addr().AsSlice()...)
+	sum := uint32(0)
+	for i := 0; i < len(ip); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum+sum>>16))
+	udp := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, src.Port()), dst.Port())
+	return slices.Concat(to, from, []byte{8, 0}, ip, udp, []byte{0, 9, 0, 0, 'x'})
+}
+
 // TestWhoReachesWhom runs the table of all pairs: within a network, across, from and to one that is internal, and one
 // whose containers keep apart; the host reaches all of them.
 func TestWhoReachesWhom(t *testing.T) {
 	inNamespace(t)
+	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
+		require.NoError(t, sysctl("net/bridge/bridge-nf-call-iptables", "0")) // nobody but other engines switches it on
+	}
 	h := New("cobletest")
 	open, other, internal, apart, six := testNetwork("tbr0", "10.99.0.0/24"), testNetwork("tbr1", "10.99.1.0/24"),
 		testNetwork("tbr2", "10.99.2.0/24"), testNetwork("tbr3", "10.99.3.0/24"), testNetwork("tbr4", "10.99.4.0/24")
 	internal.Internal, apart.ICC = true, false
 	six.V6, six.Gateway6 = netip.MustParsePrefix("fd00:99::/64"), netip.MustParseAddr("fd00:99::1")
-	c := Config{Networks: []Network{open, other, internal, apart, six}, Links: map[string]bool{}, Ports: []Port{port("", 8080, "10.99.1.2:80")}}
+	c := Config{Networks: []Network{open, other, internal, apart, six}, Links: map[string]Link{}, Ports: []Port{port("", 8080, "10.99.1.2:80")}}
 	members := map[string]int{}
 	for i, m := range []struct {
 		n    Network
@@ -248,7 +331,7 @@ func TestWhoReachesWhom(t *testing.T) {
 		{apart, "10.99.3.2/24"}, {apart, "10.99.3.3/24"}, {six, "fd00:99::2/64"}, {six, "fd00:99::3/64"},
 	} {
 		link := fmt.Sprintf("tv%d", i)
-		c.Links[link] = true
+		c.Links[link] = Link{}
 		members[netip.MustParsePrefix(m.addr).Addr().String()] = container(t, h, m.n, link, m.addr)
 	}
 	require.NoError(t, h.Set(c))
@@ -271,6 +354,30 @@ func TestWhoReachesWhom(t *testing.T) {
 		}
 	}
 	wg.Wait()
+	// Somebody outside hears whoever may go out.
+	outside := exec.Command("sleep", "100")
+	outside.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	require.NoError(t, outside.Start())
+	t.Cleanup(func() { outside.Process.Kill(); outside.Wait() })
+	lan := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "lan", MTU: 1500}, PeerName: "nb", PeerNamespace: netlink.NsPid(outside.Process.Pid)}
+	require.NoError(t, netlink.LinkAdd(lan))
+	require.NoError(t, netlink.AddrAdd(lan, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.1/24"))}))
+	require.NoError(t, netlink.LinkSetUp(lan))
+	require.NoError(t, visit(t, outside.Process.Pid, func() error {
+		nb, err := netlink.LinkByName("nb")
+		if err == nil {
+			err = errors.Join(netlink.AddrAdd(nb, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.2/24"))}), netlink.LinkSetUp(nb))
+		}
+		return err
+	}))
+	heard := ear(t, outside.Process.Pid, "192.0.2.2:7777")
+	require.True(t, hears(t, heard, func() { say(t, members["10.99.0.2"], netip.Addr{}, "192.0.2.2:7777") }))
+	require.False(t, hears(t, heard, func() { say(t, members["10.99.2.2"], netip.Addr{}, "192.0.2.2:7777") }), "from an internal network")
+
+	// A frame to the host's own 127.0.0.1, which is routed there for published ports.
+	own := ear(t, 0, "127.0.0.1:7777")
+	require.False(t, hears(t, own, func() { send(t, members["10.99.0.2"], udpFrame(MACFor(open.Gateway4), MACFor(netip.MustParseAddr("10.99.0.2")), netip.MustParseAddrPort("10.99.0.2:7"), netip.MustParseAddrPort("127.0.0.1:7777"))) }))
+
 	for to := range members {
 		_, err := dial(netip.AddrPortFrom(netip.MustParseAddr(to), 80).String())
 		require.NoError(t, err, to)
@@ -280,17 +387,74 @@ func TestWhoReachesWhom(t *testing.T) {
 
 	// What is wanted no more goes, and nothing else.
 	require.NoError(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "foreign"}}))
-	require.NoError(t, h.Set(Config{Networks: []Network{open}, Links: map[string]bool{"tv0": true}}))
+	require.NoError(t, h.Set(Config{Networks: []Network{open}, Links: map[string]Link{"tv0": {}}}))
 	links, err := netlink.LinkList()
 	require.NoError(t, err)
 	var names []string
 	for _, l := range links {
 		names = append(names, l.Attrs().Name)
 	}
-	require.ElementsMatch(t, []string{"lo", "tbr0", "tv0", "foreign"}, names)
+	require.ElementsMatch(t, []string{"lo", "lan", "tbr0", "tv0", "foreign"}, names)
 	require.NoError(t, SetDefault(members["10.99.0.2"], netip.Addr{}, netip.Addr{}))
 	require.ErrorIs(t, dialFrom(t, members["10.99.0.2"], "192.0.2.1:80"), unix.ENETUNREACH)
 	require.NoError(t, CleanUp("cobletest", "tbr0"))
+}
+
+// TestSpoofing: what a container sends under another's IP or MAC address, or says to be in ARP, goes nowhere; a new engine
+// finds it kept so, and one that may administer its network is left alone.
+func TestSpoofing(t *testing.T) {
+	inNamespace(t)
+	h, n := testHost()
+	require.NoError(t, h.Set(Config{Networks: []Network{n}}))
+	require.NoError(t, h.Loose())
+	victim, thief := container(t, h, n, "tv1", "10.99.0.2/24"), container(t, h, n, "tv2", "10.99.0.3/24")
+	container(t, h, n, "tv3", "10.99.0.4/24")
+	links := map[string]Link{}
+	for i, a := range []string{"10.99.0.2", "10.99.0.3", "10.99.0.4"} {
+		name := fmt.Sprintf("tv%d", i+1)
+		links[name] = Link{Name: name, MAC: MACFor(netip.MustParseAddr(a)), V4: netip.MustParseAddr(a)}
+	}
+	require.NoError(t, dialFrom(t, thief, "10.99.0.2:80"))
+
+	ip := func(pid int, args ...string) {
+		out, err := exec.Command("nsenter", append([]string{"-t", fmt.Sprint(pid), "-n", "ip"}, args...)...).CombinedOutput()
+		require.NoError(t, err, "%v: %s", args, out)
+	}
+	// Another's IP address, as the one that is chosen as source.
+	ip(thief, "addr", "add", "10.99.0.77/24", "dev", "eth0")
+	ip(thief, "route", "add", "10.99.0.2", "dev", "eth0", "src", "10.99.0.77")
+	heard := ear(t, victim, "10.99.0.2:7777")
+	require.True(t, hears(t, heard, func() { say(t, thief, netip.MustParseAddr("10.99.0.3"), "10.99.0.2:7777") }))
+	require.False(t, hears(t, heard, func() { say(t, thief, netip.MustParseAddr("10.99.0.77"), "10.99.0.2:7777") }))
+	before := generation(t)
+	later := New("cobletest")
+	require.NoError(t, later.Set(Config{Networks: []Network{n}, Links: links}))
+	require.Equal(t, before, generation(t), "a new engine has nothing to send")
+	require.False(t, hears(t, heard, func() { say(t, thief, netip.MustParseAddr("10.99.0.77"), "10.99.0.2:7777") }))
+	ip(thief, "route", "del", "10.99.0.2", "dev", "eth0")
+	ip(thief, "addr", "del", "10.99.0.77/24", "dev", "eth0")
+	require.NoError(t, dialFrom(t, thief, "10.99.0.2:80"))
+
+	// A lie in ARP about an address that the victim knows.
+	require.NoError(t, dialFrom(t, victim, "10.99.0.4:80"))
+	time.Sleep(1200 * time.Millisecond) // what was heard just now is not overwritten (arp(7), locktime)
+	liar, believer := MACFor(netip.MustParseAddr("10.99.0.3")), MACFor(netip.MustParseAddr("10.99.0.2"))
+	send(t, thief, slices.Concat(believer, liar, []byte{0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2}, liar, []byte{10, 99, 0, 4}, believer, []byte{10, 99, 0, 2}))
+	out, err := exec.Command("nsenter", "-t", fmt.Sprint(victim), "-n", "ip", "neigh", "show", "10.99.0.4").CombinedOutput()
+	require.NoError(t, err)
+	require.Contains(t, string(out), MACFor(netip.MustParseAddr("10.99.0.4")).String(), "the victim believes the lie: %s", out)
+
+	// Another's MAC address.
+	ip(thief, "link", "set", "eth0", "address", MACFor(netip.MustParseAddr("10.99.0.4")).String())
+	ip(thief, "neigh", "replace", "10.99.0.2", "lladdr", believer.String(), "dev", "eth0")
+	require.False(t, hears(t, heard, func() { say(t, thief, netip.Addr{}, "10.99.0.2:7777") }))
+
+	free := links["tv2"]
+	free.MAC = nil
+	links["tv2"] = free
+	require.NoError(t, New("cobletest").Set(Config{Networks: []Network{n}, Links: links}))
+	ip(thief, "link", "set", "eth0", "address", "02:00:00:00:00:09")
+	require.NoError(t, dialFrom(t, thief, "10.99.0.2:80"))
 }
 
 func TestChooseSubnet(t *testing.T) {

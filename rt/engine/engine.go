@@ -67,6 +67,7 @@ type Engine struct {
 	registry *registry.Client
 	net      *netcfg.Host
 	networks *networks.Registry
+	loose    sync.Once // it was told that containers can have each other's addresses
 	keeper   *keeperLink
 	jobs     jobTable
 	events   eventLog

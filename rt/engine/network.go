@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
@@ -209,7 +210,7 @@ func (e *Engine) plugNetwork(c *ctr, ends []store.End, pid int, u *undo) error {
 	u.add(c.unplugNetwork)
 	route4, route6 := e.defaultRoutes(c.spec(), ends)
 	for _, end := range ends {
-		if err := e.plug(end, pid, route4, route6); err != nil {
+		if err := e.plug(c.spec(), end, pid, route4, route6); err != nil {
 			return err
 		}
 		e.endpointEvent(events.ActionConnect, c, end)
@@ -225,7 +226,7 @@ func (e *Engine) endpointEvent(action events.Action, c *ctr, end store.End) {
 }
 
 // plug makes one link. The default routes are set with the link that they lead through.
-func (e *Engine) plug(end store.End, pid int, route4, route6 netip.Addr) error {
+func (e *Engine) plug(spec store.Spec, end store.End, pid int, route4, route6 netip.Addr) error {
 	n, err := e.networks.Kernel(end.Network)
 	if err != nil {
 		return err
@@ -234,7 +235,7 @@ func (e *Engine) plug(end store.End, pid int, route4, route6 netip.Addr) error {
 	if err != nil {
 		return fault.As(fault.Invalid, err)
 	}
-	link := netcfg.Endpoint{HostIf: end.HostIf, IfName: end.IfName, Pid: pid, V4: end.V4, V6: end.V6, MAC: mac}
+	link := netcfg.Endpoint{HostIf: end.HostIf, IfName: end.IfName, Pid: pid, V4: end.V4, V6: end.V6, MAC: mac, Free: freeToSend(spec)}
 	if route4 == n.Gateway4 {
 		link.Default4 = route4
 	}
@@ -312,7 +313,7 @@ func (c *ctr) ends() []store.End {
 // applyNetwork tells the network what is wanted: the networks that were made, and the ports of every container that runs
 // or starts. The default network is wanted from its first use on.
 func (e *Engine) applyNetwork() error {
-	c := netcfg.Config{Links: map[string]bool{}}
+	c := netcfg.Config{Links: map[string]netcfg.Link{}}
 	used := false
 	for _, ct := range e.all() {
 		v := ct.view()
@@ -321,7 +322,7 @@ func (e *Engine) applyNetwork() error {
 		}
 		ends := ct.ends()
 		for _, end := range ends {
-			c.Links[end.HostIf] = true
+			c.Links[end.HostIf] = linkOf(v.Spec, end)
 			used = used || end.Name == networks.Default
 		}
 		c.Ports = append(c.Ports, e.portTargets(v, ends)...)
@@ -336,7 +337,31 @@ func (e *Engine) applyNetwork() error {
 		}
 		c.Networks = append(c.Networks, k)
 	}
-	return e.net.Set(c)
+	if err := e.net.Set(c); err != nil {
+		return err
+	}
+	if err := e.net.Loose(); err != nil {
+		e.loose.Do(func() { e.Problem(err.Error()) })
+	}
+	return nil
+}
+
+// linkOf is what a container may send: whoever may administer its network may give it other addresses too, and does so for a
+// reason (keepalived, say).
+func linkOf(spec store.Spec, end store.End) netcfg.Link {
+	l := netcfg.Link{Name: end.HostIf, V4: end.V4.Addr(), V6: end.V6.Addr()}
+	if !freeToSend(spec) {
+		l.MAC, _ = net.ParseMAC(end.MAC)
+	}
+	return l
+}
+
+func freeToSend(spec store.Spec) bool {
+	admin := func(c string) bool {
+		c = strings.TrimPrefix(strings.ToUpper(c), "CAP_")
+		return c == "NET_ADMIN" || c == "ALL"
+	}
+	return spec.Host.Privileged || slices.ContainsFunc(spec.Host.CapAdd, admin)
 }
 
 // portTargets are where the container's published ports lead: to its address in the network of its default route.

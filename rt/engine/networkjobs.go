@@ -211,7 +211,7 @@ func (e *Engine) connectRunning(c *ctr, n network.Network, settings *network.End
 		return undo(err)
 	}
 	pid := c.view().State.Pid
-	if err := e.plug(end, pid, netip.Addr{}, netip.Addr{}); err != nil {
+	if err := e.plug(spec, end, pid, netip.Addr{}, netip.Addr{}); err != nil {
 		return undo(err)
 	}
 	if err := e.reroute(c, spec, ends, pid); err != nil {

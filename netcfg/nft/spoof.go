@@ -1,0 +1,224 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Link is a container's end of a bridge, and who it may say that it is.
+type Link struct {
+	Name   string // of the host's end
+	MAC    net.HardwareAddr
+	V4, V6 netip.Addr // not valid: none
+}
+
+// ErrNoBridgeFilter says that the kernel cannot look into a bridge.
+var ErrNoBridgeFilter = errors.New("containers can pretend to have each other's addresses: the kernel has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE; is the module loaded?)")
+
+// Links is the table in which a bridge's frames are looked at: what comes from a link and does not have its addresses is
+// dropped, be it IPv4, IPv6 or ARP; so is what is none of them. Links that are not in it may send anything.
+type Links struct {
+	table                     *nftables.Table
+	links, macs, fours, sixes *nftables.Set
+}
+
+// NewLinks describes the table of that name.
+func NewLinks(name string) *Links {
+	l := &Links{table: &nftables.Table{Name: name, Family: nftables.TableFamilyBridge}}
+	set := func(name string, of ...nftables.SetDatatype) *nftables.Set {
+		key := nftables.TypeIFName
+		if len(of) > 0 {
+			key = nftables.MustConcatSetType(append([]nftables.SetDatatype{key}, of...)...)
+		}
+		return &nftables.Set{Table: l.table, Name: name, KeyType: key, Concatenation: len(of) > 0}
+	}
+	l.links = set("links")
+	l.macs, l.fours, l.sixes = set("macs", nftables.TypeEtherAddr), set("ipv4", nftables.TypeIPAddr), set("ipv6", nftables.TypeIP6Addr)
+	return l
+}
+
+// elements are a link's, by set.
+func (l *Links) elements(k Link) map[*nftables.Set][]nftables.SetElement {
+	name := padName(k.Name)
+	one := func(b ...[]byte) []nftables.SetElement {
+		return []nftables.SetElement{{Key: slices.Concat(append([][]byte{name}, b...)...)}}
+	}
+	out := map[*nftables.Set][]nftables.SetElement{l.links: one(), l.macs: one(k.MAC, []byte{0, 0})}
+	if k.V4.IsValid() {
+		out[l.fours] = one(k.V4.AsSlice())
+	}
+	if k.V6.IsValid() {
+		out[l.sixes] = one(k.V6.AsSlice())
+	}
+	return out
+}
+
+// Set makes the table one of these links, and writes nothing if it is that already.
+func (l *Links) Set(links []Link) error {
+	if l.current(links) {
+		return nil
+	}
+	return l.change(func(c *nftables.Conn) error {
+		c.AddTable(l.table)
+		c.DelTable(l.table)
+		c.AddTable(l.table)
+		for _, s := range []*nftables.Set{l.links, l.macs, l.fours, l.sixes} {
+			if err := c.AddSet(s, nil); err != nil {
+				return err
+			}
+		}
+		l.rules(c)
+		for _, k := range links {
+			if err := l.each(k, c.SetAddElements); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// current tells whether the table is there with just these links.
+func (l *Links) current(links []Link) bool {
+	want := map[*nftables.Set][]string{l.links: nil, l.macs: nil, l.fours: nil, l.sixes: nil}
+	for _, k := range links {
+		for s, elements := range l.elements(k) {
+			want[s] = append(want[s], string(elements[0].Key))
+		}
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return false
+	}
+	for s, keys := range want {
+		have, err := c.GetSetElements(s)
+		if err != nil {
+			return false
+		}
+		var found []string
+		for _, e := range have {
+			found = append(found, string(e.Key))
+		}
+		slices.Sort(keys)
+		slices.Sort(found)
+		if !slices.Equal(keys, found) {
+			return false
+		}
+	}
+	return true
+}
+
+// Add puts a link into the table, before it is up.
+func (l *Links) Add(k Link) error {
+	return l.change(func(c *nftables.Conn) error { return l.each(k, c.SetAddElements) })
+}
+
+// Drop takes one out; what is not there is none to take out.
+func (l *Links) Drop(k Link) error {
+	err := l.change(func(c *nftables.Conn) error { return l.each(k, c.SetDeleteElements) })
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func (l *Links) each(k Link, f func(*nftables.Set, []nftables.SetElement) error) error {
+	for s, e := range l.elements(k) {
+		if err := f(s, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove takes the table away, if it is there.
+func (l *Links) Remove() error {
+	err := l.change(func(c *nftables.Conn) error {
+		c.AddTable(l.table)
+		c.DelTable(l.table)
+		return nil
+	})
+	if errors.Is(err, ErrNoBridgeFilter) {
+		return nil
+	}
+	return err
+}
+
+// change is one transaction.
+func (l *Links) change(f func(c *nftables.Conn) error) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("reach nftables: %w", err)
+	}
+	if err := f(c); err != nil {
+		return fmt.Errorf("write nftables table %s of bridges: %w", l.table.Name, err)
+	}
+	err = c.Flush()
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
+		return ErrNoBridgeFilter
+	}
+	if err != nil {
+		return fmt.Errorf("write nftables table %s of bridges: %w", l.table.Name, err)
+	}
+	return nil
+}
+
+// Offsets in an ARP packet for IPv4 over Ethernet (RFC 826).
+const (
+	arpSenderMAC = 8
+	arpSenderIP  = 14
+)
+
+// rules writes, in nft's own words:
+//
+//	chain from { type filter hook prerouting priority filter;
+//	  iifname != @links accept
+//	  iifname . ether saddr != @macs drop
+//	  ether type ip iifname . ip saddr @ipv4 accept
+//	  ether type arp iifname . arp saddr ether != @macs drop
+//	  ether type arp arp saddr ip 0.0.0.0 accept              # who asks whether an address is free
+//	  ether type arp iifname . arp saddr ip @ipv4 accept
+//	  ether type ip6 ip6 saddr fe80::/10 accept
+//	  ether type ip6 ip6 saddr :: accept                       # likewise
+//	  ether type ip6 iifname . ip6 saddr @ipv6 accept
+//	  drop }
+func (l *Links) rules(c *nftables.Conn) {
+	chain := c.AddChain(&nftables.Chain{Table: l.table, Name: "from", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter})
+	rule := func(v expr.VerdictKind, exprs ...[]expr.Any) {
+		c.AddRule(&nftables.Rule{Table: l.table, Chain: chain, Exprs: append(slices.Concat(exprs...), &expr.Verdict{Kind: v})})
+	}
+	owned := func(s *nftables.Set, base expr.PayloadBase, offset, size uint32, not bool) []expr.Any {
+		return []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg0},
+			&expr.Payload{DestRegister: reg4, Base: base, Offset: offset, Len: size},
+			&expr.Lookup{SourceRegister: reg0, SetName: s.Name, SetID: s.ID, Invert: not},
+		}
+	}
+	is := func(protocol uint16) []expr.Any {
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(protocol)}}
+	}
+	field := func(offset, size uint32, want []byte) []expr.Any {
+		return []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want},
+		}
+	}
+	const header = expr.PayloadBaseNetworkHeader
+	rule(expr.VerdictAccept, in(expr.MetaKeyIIFNAME, l.links, true))
+	rule(expr.VerdictDrop, owned(l.macs, expr.PayloadBaseLLHeader, 6, 6, true))
+	rule(expr.VerdictAccept, is(unix.ETH_P_IP), owned(l.fours, header, 12, 4, false))
+	rule(expr.VerdictDrop, is(unix.ETH_P_ARP), owned(l.macs, header, arpSenderMAC, 6, true))
+	rule(expr.VerdictAccept, is(unix.ETH_P_ARP), field(arpSenderIP, 4, make([]byte, 4)))
+	rule(expr.VerdictAccept, is(unix.ETH_P_ARP), owned(l.fours, header, arpSenderIP, 4, false))
+	rule(expr.VerdictAccept, is(unix.ETH_P_IPV6), addrIn(8, netip.MustParsePrefix("fe80::/10")))
+	rule(expr.VerdictAccept, is(unix.ETH_P_IPV6), field(8, 16, make([]byte, 16)))
+	rule(expr.VerdictAccept, is(unix.ETH_P_IPV6), owned(l.sixes, header, 8, 16, false))
+	rule(expr.VerdictDrop)
+}

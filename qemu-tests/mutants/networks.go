@@ -1,0 +1,23 @@
+package main
+
+// networkings are what keeps networks, containers and the host apart.
+func networkings() []mutant {
+	in := func(name, file, old, new, run string) mutant {
+		return mutant{"net: " + name, "netcfg/" + file, old, new, "./netcfg", run}
+	}
+	return []mutant{
+		in("nothing comes into a network from outside", "nft/nft.go", "b.rule(forward, toOurs, verdict(expr.VerdictDrop))", "_ = toOurs", "TestNeighbourStaysOutside|TestWhoReachesWhom"),
+		in("nothing leaves an internal network", "nft/nft.go", "b.rule(forward, in(expr.MetaKeyIIFNAME, internal, false), verdict(expr.VerdictDrop))", "", "TestWhoReachesWhom"),
+		in("what the host publishes for itself is its own", "nft/nft.go", "b.daddrIn(loopback4), verdict(expr.VerdictDrop))", "b.daddrIn(loopback4), verdict(expr.VerdictAccept))", "TestNeighbourStaysOutside"),
+		in("members that keep apart do", "link.go", "if !n.ICC {", "if false {", "TestWhoReachesWhom"),
+		in("a packet has its sender's address", "nft/spoof.go", "rule(expr.VerdictAccept, is(unix.ETH_P_IP), owned(l.fours, header, 12, 4, false))", "rule(expr.VerdictAccept, is(unix.ETH_P_IP))", "TestSpoofing"),
+		in("an ARP packet has its sender's address", "nft/spoof.go", "rule(expr.VerdictAccept, is(unix.ETH_P_ARP), owned(l.fours, header, arpSenderIP, 4, false))", "rule(expr.VerdictAccept, is(unix.ETH_P_ARP))", "TestSpoofing"),
+		in("a frame has its sender's MAC address", "nft/spoof.go", "rule(expr.VerdictDrop, owned(l.macs, expr.PayloadBaseLLHeader, 6, 6, true))", "", "TestSpoofing"),
+		in("links that nobody wants go", "netcfg.go", "if !link && !bridge {", "if !link && !bridge || true {", "TestPublishedPorts|TestWhoReachesWhom"),
+		in("rules that are there are left alone", "nft/nft.go", "\tif current {\n\t\treturn nil\n\t}\n", "", "TestSetTwiceChangesNothing"),
+		{"net: no address is given out twice", "netcfg/ipam/ipam.go", `if p.byAddr[a] == "" && p.usable(a) {`, "if p.usable(a) {", "./netcfg/ipam", "."},
+		{"net: addresses are claimed back after a restart", "rt/engine/adopt.go", "\t\te.claimLeases(c)\n", "", "./rt/daemon", "TestNetworksOutliveTheEngine"},
+		{"net: names are answered by the next engine too", "rt/engine/adopt.go", "if err := c.serveNames(c.ends(), st.Pid); err != nil {", "if err := error(nil); err != nil {", "./rt/daemon", "TestNetworksOutliveTheEngine"},
+		{"net: names stay in their network", "rt/engine/dns.go", "if mine[end.Network] {", "if true {", "./rt/daemon", "TestNetworksOutliveTheEngine"},
+	}
+}
