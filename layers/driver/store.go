@@ -56,7 +56,11 @@ func OpenStore(root string, drop func(dir int, name string) error) (Store, error
 func (s Store) Root() string { return s.root }
 
 // Layer is where the layer id lies.
-func (s Store) Layer(id string) string { return filepath.Join(s.root, "d", id) }
+func (s Store) Layer(id string) string { return filepath.Join(s.layers(), id) }
+
+func (s Store) layers() string { return filepath.Join(s.root, "d") }
+
+func (s Store) temp(id string) string { return filepath.Join(s.root, "t", id) }
 
 // Top is where the top id lies.
 func (s Store) Top(id string) string { return filepath.Join(s.root, "c", id) }
@@ -66,7 +70,7 @@ func (s Store) Temp(id string) (string, error) {
 	if err := CheckID(id); err != nil {
 		return "", err
 	}
-	p := filepath.Join(s.root, "t", id)
+	p := s.temp(id)
 	if err := s.removeTemp(id); err != nil {
 		return "", err
 	}
@@ -82,10 +86,21 @@ func (s Store) Discard(temp string) { _ = s.removeTemp(filepath.Base(temp)) }
 // Commit gives a finished folder of Temp its lasting name. Its content has to
 // be durable already.
 func (s Store) Commit(temp, final string) error {
+	if err := s.place(temp, final); err != nil {
+		return err
+	}
+	return blob.SyncDir(filepath.Dir(final))
+}
+
+// place renames a finished folder; the new name is not durable yet.
+func (s Store) place(temp, final string) error {
 	if err := s.evict(final); err != nil {
 		return err
 	}
-	return blob.Publish(temp, final)
+	if err := os.Rename(temp, final); err != nil {
+		return fmt.Errorf("place layer: %w", err)
+	}
+	return nil
 }
 
 // Has tells whether a layer's folder is there.
@@ -153,7 +168,7 @@ func (s Store) evict(path string) error {
 	if err := s.removeTemp(gone); err != nil {
 		return err
 	}
-	err := os.Rename(path, filepath.Join(s.root, "t", gone))
+	err := os.Rename(path, s.temp(gone))
 	if os.IsNotExist(err) {
 		return nil
 	}

@@ -26,6 +26,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -72,23 +73,28 @@ func Open(root string) (*Driver, error) {
 func (d *Driver) Name() string { return "overlay" }
 
 // Unpack implements driver.Driver. The stack is not needed.
-func (d *Driver) Unpack(ctx context.Context, id string, _ []string, tar io.Reader, l archive.Limits) (st archive.Stats, err error) {
-	temp, err := d.Temp(id)
+func (d *Driver) Unpack(ctx context.Context, id string, _ []string, tar io.Reader, l archive.Limits) (archive.Stats, error) {
+	st, err := d.Stage(ctx, id, tar, l)
 	if err != nil {
 		return st, err
 	}
-	defer func() {
-		if err != nil {
-			d.Discard(temp)
-		}
-	}()
-	if st, err = fill(ctx, temp, tar, l); err != nil {
-		return st, err
+	if err := d.Publish(id); err != nil {
+		return st, errors.Join(err, d.Unstage(id), d.Remove(id))
 	}
-	if err = blob.SyncTree(temp); err != nil {
-		return st, err
+	return st, nil
+}
+
+// Stage implements driver.Stager.
+func (d *Driver) Stage(ctx context.Context, id string, tar io.Reader, l archive.Limits) (archive.Stats, error) {
+	temp, err := d.Temp(id)
+	if err != nil {
+		return archive.Stats{}, err
 	}
-	return st, d.Commit(temp, d.Layer(id))
+	st, err := fill(ctx, temp, tar, l)
+	if err != nil {
+		d.Discard(temp)
+	}
+	return st, err
 }
 
 func fill(ctx context.Context, dir string, tar io.Reader, l archive.Limits) (archive.Stats, error) {
