@@ -140,8 +140,13 @@ func (v *Verifier) check() error {
 	if v.size >= 0 && v.n != v.size {
 		return fmt.Errorf("%w: %d bytes where %d were announced", ErrSize, v.n, v.size)
 	}
-	if v.want != "" && v.Digest() != v.want {
-		return fmt.Errorf("%w: it has %s, announced was %s", ErrDigest, v.Digest(), v.want)
+	return v.is(v.want)
+}
+
+// is checks what was read so far against a digest; an empty one is not.
+func (v *Verifier) is(want digest.Digest) error {
+	if want != "" && v.Digest() != want {
+		return fmt.Errorf("%w: it has %s, announced was %s", ErrDigest, v.Digest(), want)
 	}
 	return nil
 }

@@ -121,15 +121,17 @@ func TestReadSmall(t *testing.T) {
 
 func TestSpoolLeavesNoName(t *testing.T) {
 	dir := t.TempDir()
-	f, n, err := Spool(dir, strings.NewReader("abc"), nil)
+	f, err := Spool(dir)
 	require.NoError(t, err)
 	defer f.Close()
+	n, err := Fill(f, strings.NewReader("abc"), nil)
+	require.NoError(t, err)
 	require.EqualValues(t, 3, n)
 	es, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, es)
 	broken := errors.New("broken")
-	_, _, err = Spool(dir, failing{broken}, nil)
+	_, err = Fill(f, failing{broken}, nil)
 	require.ErrorIs(t, err, broken)
 }
 

@@ -48,27 +48,29 @@ func Publish(old, new string) error {
 	return SyncDir(filepath.Dir(new))
 }
 
-// Spool writes r into a new nameless file in dir, which vanishes by itself
-// when it is closed or its process dies. It is not synced: it need not
-// outlive the process. When the disk is full, full (which may be nil) is asked
-// once: true means that there is room now.
-func Spool(dir string, r io.Reader, full func() bool) (f *os.File, size int64, err error) {
-	f, err = os.CreateTemp(dir, "spool-")
+// Spool makes a new nameless file in dir, which vanishes by itself when it is
+// closed or its process dies. It is never synced: it need not outlive the
+// process.
+func Spool(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "spool-")
 	if err != nil {
-		return nil, 0, fmt.Errorf("make spool: %w", err)
+		return nil, fmt.Errorf("make spool: %w", NoSpace(err))
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
-	if err = os.Remove(f.Name()); err != nil {
-		return nil, 0, fmt.Errorf("unlink spool: %w", err)
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("unlink spool: %w", err)
 	}
-	if size, err = io.Copy(&patient{f, full}, r); err != nil {
-		return nil, 0, fmt.Errorf("spool: %w", NoSpace(err))
+	return f, nil
+}
+
+// Fill writes r to w. When the disk is full, full (which may be nil) is asked
+// once: true means that there is room now.
+func Fill(w io.Writer, r io.Reader, full func() bool) (int64, error) {
+	n, err := io.Copy(&patient{w, full}, r)
+	if err != nil {
+		return n, fmt.Errorf("spool: %w", NoSpace(err))
 	}
-	return f, size, nil
+	return n, nil
 }
 
 // patient is a writer that tries a full disk a second time.

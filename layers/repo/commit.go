@@ -96,14 +96,11 @@ func (r *Repo) newImage(ctx context.Context, below []digest.Digest, n NewImage, 
 			return "", fmt.Errorf("%w: name %q: a tag can't have a digest", image.ErrInvalid, n.Name)
 		}
 	}
-	f, err := os.CreateTemp(r.temp(), "spool-")
+	f, err := blob.Spool(r.temp())
 	if err != nil {
-		return "", fmt.Errorf("make spool: %w", blob.NoSpace(err))
+		return "", err
 	}
 	defer f.Close()
-	if err := os.Remove(f.Name()); err != nil {
-		return "", fmt.Errorf("unlink spool: %w", err)
-	}
 	sum := digest.SHA256.Digester()
 	if err := write(io.MultiWriter(blob.Counted(ctx, f), sum.Hash())); err != nil {
 		return "", blob.NoSpace(err)

@@ -25,34 +25,16 @@ type layerJob struct {
 
 func (j layerJob) node() string { return j.nodes[len(j.nodes)-1] }
 
-func (j layerJob) tell(st Status, current, total int64) {
-	j.progress(Progress{Layer: j.diffID, Index: len(j.nodes), Layers: j.of, Status: st, Current: current, Total: total})
+// below is the node of the layer below; empty for the lowest.
+func (j layerJob) below() string {
+	if len(j.nodes) < 2 {
+		return ""
+	}
+	return j.nodes[len(j.nodes)-2]
 }
 
-// ensureLayer unpacks a layer unless it is here. When two loads want the same
-// layer, the second waits for the first.
-func (r *Repo) ensureLayer(ctx context.Context, s source, j layerJob) (made bool, err error) {
-	for {
-		wait := r.claim(j.node())
-		if wait == nil {
-			break
-		}
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
-		}
-	}
-	defer r.release(j.node())
-	have, err := r.haveLayer(j.node())
-	if err != nil {
-		return false, err
-	}
-	if have {
-		j.tell(Present, 0, 0)
-		return false, nil
-	}
-	return true, r.makeLayer(ctx, s, j)
+func (j layerJob) tell(st Status, current, total int64) {
+	j.progress(Progress{Layer: j.diffID, Index: len(j.nodes), Layers: j.of, Status: st, Current: current, Total: total})
 }
 
 // claim gives nil if the layer is now the caller's to make, else a channel
@@ -97,14 +79,12 @@ func (r *Repo) haveLayer(node string) (bool, error) {
 	return have, err
 }
 
-// makeLayer unpacks a layer and writes its node.
+// makeLayer unpacks a layer and writes its node: with a driver that stacks,
+// or in place.
 func (r *Repo) makeLayer(ctx context.Context, s source, j layerJob) error {
-	below := ""
 	var ids []string
-	var err error
-	if len(j.nodes) > 1 {
-		below = j.nodes[len(j.nodes)-2]
-		err = r.view(func(g graph.Graph) error {
+	if below := j.below(); below != "" {
+		err := r.view(func(g graph.Graph) error {
 			layers, err := stack(g, below)
 			if err == nil {
 				ids, err = folders(g, layers)
@@ -116,6 +96,7 @@ func (r *Repo) makeLayer(ctx context.Context, s source, j layerJob) error {
 		}
 	}
 	l := layerNode{Driver: r.drv.Name(), Folder: r.folder(), DiffID: j.diffID}
+	var err error
 	if j.from.format != "" {
 		l.Place, l.Size, err = r.adopt(ctx, s, j, l.Folder)
 	} else {
@@ -126,70 +107,98 @@ func (r *Repo) makeLayer(ctx context.Context, s source, j layerJob) error {
 	if err != nil {
 		return err
 	}
-	old, err := r.recordLayer(j, below, l)
+	old, err := r.recordLayers([]layerJob{j}, []layerNode{l})
 	if err != nil {
 		return errors.Join(err, r.drop(l.Folder))
 	}
-	r.mu.Lock()
-	delete(r.missing, j.node())
-	r.mu.Unlock()
-	if old == "" {
-		return nil
-	}
-	return r.drop(old) // another driver's folder is not touched, only the record
+	return r.dropAll(old)
 }
 
-// recordLayer writes a layer's node, and gives the folder that it had
-// before, if the layer was damaged.
-func (r *Repo) recordLayer(j layerJob, below string, l layerNode) (old string, err error) {
-	node := j.node()
+// recordLayers writes the nodes of layers, in order from the lowest, in one
+// transaction, and gives the folders that those had before that were damaged.
+func (r *Repo) recordLayers(jobs []layerJob, layers []layerNode) (old []string, err error) {
 	err = r.update(func(g graph.Graph) error {
-		old = ""
-		var before layerNode
-		if g.Has(node) && load(g, node, &before) == nil {
-			old = before.Folder
-		}
-		if err := store(g, node, l); err != nil {
-			return err
-		}
-		if below != "" {
-			if err := g.LinkAcyclic(graph.Edge{From: node, Kind: kindParent, To: below}); err != nil {
+		old = nil
+		for i, j := range jobs {
+			var before layerNode
+			if g.Has(j.node()) && load(g, j.node(), &before) == nil {
+				old = append(old, before.Folder)
+			}
+			if err := recordLayer(g, j, layers[i]); err != nil {
 				return err
 			}
 		}
-		if j.lease == "" {
-			return nil
-		}
-		return keep(g, j.lease, node)
+		return nil
 	})
-	return old, err
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, j := range jobs {
+		delete(r.missing, j.node())
+	}
+	return old, nil
 }
 
-func (r *Repo) unpack(ctx context.Context, s source, j layerJob, id string, ids []string) (archive.Stats, error) {
+// dropAll removes layers. Another driver's folder is not touched, only the
+// record.
+func (r *Repo) dropAll(ids []string) (err error) {
+	for _, id := range ids {
+		err = errors.Join(err, r.drop(id))
+	}
+	return err
+}
+
+func recordLayer(g graph.Graph, j layerJob, l layerNode) error {
+	node := j.node()
+	if err := store(g, node, l); err != nil {
+		return err
+	}
+	if below := j.below(); below != "" {
+		if err := g.LinkAcyclic(graph.Edge{From: node, Kind: kindParent, To: below}); err != nil {
+			return err
+		}
+	}
+	if j.lease == "" {
+		return nil
+	}
+	return keep(g, j.lease, node)
+}
+
+func (r *Repo) unpack(ctx context.Context, s source, j layerJob, id string, ids []string) (st archive.Stats, err error) {
+	size, err := r.openJob(ctx, s, j, func(plain *blob.Layer) error {
+		st, err = r.unpackRecorded(ctx, id, ids, plain, j.diffID)
+		return err
+	})
+	if err == nil {
+		j.tell(Done, size, size)
+	}
+	return st, err
+}
+
+// openJob gives a layer's stream out of its source to do, tells how far it is,
+// and gives the size of its blob.
+func (r *Repo) openJob(ctx context.Context, s source, j layerJob, do func(*blob.Layer) error) (size int64, err error) {
 	rc, size, err := s.open(j.from.name)
 	if err != nil {
-		return archive.Stats{}, err
+		return 0, err
 	}
 	defer rc.Close()
 	if j.from.size >= 0 && size != j.from.size {
-		return archive.Stats{}, fmt.Errorf("%w: %d bytes where %d were announced", blob.ErrSize, size, j.from.size)
+		return 0, fmt.Errorf("%w: %d bytes where %d were announced", blob.ErrSize, size, j.from.size)
 	}
 	// What it unpacks to is hardly ever smaller.
 	if err := r.room(size); err != nil {
-		return archive.Stats{}, err
+		return 0, err
 	}
 	counted := &counter{r: blob.WithContext(ctx, rc), tell: func(n int64) { j.tell(Unpacking, n, size) }}
 	plain, err := blob.OpenLayer(counted, j.from.digest, j.from.size, j.diffID)
 	if err != nil {
-		return archive.Stats{}, err
+		return 0, err
 	}
-	st, err := r.unpackRecorded(ctx, id, ids, plain, j.diffID)
-	plain.Close()
-	if err != nil {
-		return st, err
-	}
-	j.tell(Done, size, size)
-	return st, nil
+	defer plain.Close()
+	return size, do(plain)
 }
 
 // counter reports how much was read, every few MiB.

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"archive/tar"
 	"bufio"
 	"context"
 	"errors"
@@ -18,9 +19,9 @@ import (
 
 // Progress is told while loading, from the loading goroutine.
 type Progress struct {
-	Layer   digest.Digest // diff id
-	Index   int           // which layer of the image, from 1
-	Layers  int           // of the image
+	Layer   digest.Digest // diff id; with Index 0 what the member's name has, or empty
+	Index   int           // which layer of the image, from 1; 0 for what comes before its manifest
+	Layers  int           // of the image; 0 for what comes before its manifest
 	Status  Status
 	Current int64 // bytes read of the layer's blob
 	Total   int64 // bytes of the blob
@@ -44,106 +45,147 @@ type Loaded struct {
 }
 
 // Load reads a docker-archive or an OCI layout as a tar stream, itself plain,
-// gzip, zstd or xz. Since such archives may name their layers last, it is
-// spooled to disk first. On an error nothing of it is left. When the disk is
-// full, what no image has is removed before the load fails.
+// gzip, zstd or xz, once and from its beginning (see intake for how). On an
+// error nothing of it is left. When the disk is full, what no image has is
+// removed before the load fails.
 func (r *Repo) Load(ctx context.Context, src io.Reader, progress func(Progress)) ([]Loaded, error) {
-	s, err := r.spool(ctx, src)
+	loaded, err := r.loadStream(ctx, src, "", progress)
 	if err != nil {
 		return nil, fmt.Errorf("load image: %w", err)
 	}
-	defer s.close()
-	return r.loadFrom(ctx, s, "", progress)
+	return loaded, nil
 }
 
-func (r *Repo) spool(ctx context.Context, src io.Reader) (*tarSource, error) {
-	plain, _, err := blob.Decompress(blob.WithContext(ctx, src))
+func (r *Repo) loadStream(ctx context.Context, src io.Reader, name string, progress func(Progress)) (out []Loaded, err error) {
+	plain, c, err := blob.Decompress(blob.WithContext(ctx, src))
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
-	f, size, err := blob.Spool(r.temp(), plain, r.freed)
-	blob.Wrote(ctx, size)
+	from := io.NopCloser(io.Reader(plain))
+	if c != blob.Plain {
+		from = blob.Ahead(plain)
+	}
+	s := r.newIntake(progress)
+	defer func() { err = errors.Join(err, s.close()) }()
+	err = eachMember(ctx, from, func(h *tar.Header, body io.Reader) error { return s.arrive(ctx, h, body) })
+	from.Close()
 	if err != nil {
 		return nil, err
 	}
-	s, err := indexTar(ctx, f)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return s, nil
+	return r.loadFrom(ctx, s, name, progress)
 }
 
 // LoadPath loads a file as Load does, or an OCI layout in a folder. A name,
 // if given, is what the one image in it will be called in place of what the
 // source says. Layers that are here are not read; a plain archive and a
-// folder are read where they lie, without a spool, and a packed archive is
-// spooled only if something in it is new.
+// folder are read where they lie, and a packed archive is looked through first
+// and unpacked only if something in it is new.
 func (r *Repo) LoadPath(ctx context.Context, path, name string, progress func(Progress)) ([]Loaded, error) {
-	s, err := r.openPath(ctx, path, name)
-	if err != nil {
-		return nil, fmt.Errorf("load image from %s: %w", path, err)
-	}
-	defer s.close()
-	loaded, err := r.loadFrom(ctx, s, name, progress)
+	loaded, err := r.loadPath(ctx, path, name, progress)
 	if err != nil {
 		return nil, fmt.Errorf("load image from %s: %w", path, err)
 	}
 	return loaded, nil
 }
 
-func (r *Repo) openPath(ctx context.Context, path, name string) (source, error) {
-	st, err := os.Stat(path)
+func (r *Repo) loadPath(ctx context.Context, path, name string, progress func(Progress)) ([]Loaded, error) {
+	s, f, err := openPath(ctx, path)
 	if err != nil {
 		return nil, err
+	}
+	if f != nil {
+		defer f.Close()
+		return r.loadPacked(ctx, f, name, progress)
+	}
+	defer s.close()
+	return r.loadFrom(ctx, s, name, progress)
+}
+
+// openPath opens a source where it lies, or a file that can't be read in any
+// order: one that is packed, or no regular file.
+func openPath(ctx context.Context, path string) (source, *os.File, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
 	}
 	if st.IsDir() {
 		root, err := os.OpenRoot(path)
-		return folderSource{root}, err
+		return folderSource{root}, nil, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, f, nil
 	}
 	head, err := bufio.NewReader(io.NewSectionReader(f, 0, 6)).Peek(6)
 	if err != nil && err != io.EOF {
 		f.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	if st.Mode().IsRegular() && blob.Detect(head) == blob.Plain {
-		s, err := indexTar(ctx, f)
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-		return s, nil
+	if blob.Detect(head) != blob.Plain {
+		return nil, f, nil
 	}
-	defer f.Close()
-	if !st.Mode().IsRegular() {
-		return r.spool(ctx, f)
+	s, err := indexTar(ctx, f)
+	if err != nil {
+		f.Close()
+		return nil, nil, err
 	}
-	return r.openPacked(ctx, f, name)
+	return s, nil, nil
 }
 
-// openPacked avoids the spool if all that the packed archive has is here.
-func (r *Repo) openPacked(ctx context.Context, f *os.File, name string) (source, error) {
+// openSource opens a source to be read in any order; what can't be where it
+// lies is spooled in temp.
+func openSource(ctx context.Context, path, temp string, full func() bool) (source, error) {
+	s, f, err := openPath(ctx, path)
+	if f == nil {
+		return s, err
+	}
+	defer f.Close()
 	plain, _, err := blob.Decompress(blob.WithContext(ctx, f))
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
+	spool, err := blob.Spool(temp)
+	if err != nil {
+		return nil, err
+	}
+	n, err := blob.Fill(spool, plain, full)
+	blob.Wrote(ctx, n)
+	if err == nil {
+		var t *tarSource
+		if t, err = indexTar(ctx, spool); err == nil {
+			return t, nil
+		}
+	}
+	spool.Close()
+	return nil, err
+}
+
+// loadPacked looks first whether all that a packed file has is here.
+func (r *Repo) loadPacked(ctx context.Context, f *os.File, name string, progress func(Progress)) ([]Loaded, error) {
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return r.loadStream(ctx, f, name, progress)
+	}
+	plain, _, err := blob.Decompress(blob.WithContext(ctx, f))
+	if err != nil {
+		return nil, err
+	}
 	s, err := peek(ctx, plain)
+	plain.Close()
 	if err != nil {
 		return nil, err
 	}
 	if rs, err := recipes(s); err == nil && rename(rs, name) == nil && r.haveAll(rs) {
-		return s, nil
+		return r.loadFrom(ctx, s, name, progress)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	return r.spool(ctx, f)
+	return r.loadStream(ctx, f, name, progress)
 }
 
 func (r *Repo) haveAll(rs []recipe) bool {
@@ -168,6 +210,11 @@ func (r *Repo) loadFrom(ctx context.Context, s source, name string, progress fun
 	if err := rename(rs, name); err != nil {
 		return nil, err
 	}
+	if in, ok := s.(*intake); ok {
+		if err := in.trim(rs); err != nil {
+			return nil, err
+		}
+	}
 	for _, rc := range rs {
 		done, err := r.loadOne(ctx, s, rc, progress)
 		if err != nil {
@@ -191,11 +238,13 @@ func (r *Repo) loadOne(ctx context.Context, s source, rc recipe, progress func(P
 	defer func() { err = errors.Join(err, r.unpin(nodes)) }()
 
 	unpacked := 0
+	b := &batch{r: r}
+	defer func() { err = errors.Join(err, b.close()) }()
 	for i := range nodes {
 		job := layerJob{nodes: nodes[:i+1], from: rc.layers[i], diffID: rc.img.RootFS[i], of: len(nodes), progress: progress}
-		made, err := r.ensureLayer(ctx, s, job)
+		made, err := b.ensure(ctx, s, job)
 		if errors.Is(err, blob.ErrNoSpace) && r.freed() {
-			made, err = r.ensureLayer(ctx, s, job)
+			made, err = b.ensure(ctx, s, job)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), rc.img.RootFS[i], err)
@@ -203,6 +252,9 @@ func (r *Repo) loadOne(ctx context.Context, s source, rc recipe, progress func(P
 		if made {
 			unpacked++
 		}
+	}
+	if err := errors.Join(b.publish(), context.Cause(ctx)); err != nil {
+		return nil, err
 	}
 	if err := r.record(rc, nodes); err != nil {
 		return nil, err

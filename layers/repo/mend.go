@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -30,7 +29,7 @@ type Origin interface {
 // OpenOrigin makes an origin of an archive, or of an OCI layout as a folder.
 // The caller closes it.
 func (r *Repo) OpenOrigin(ctx context.Context, path string) (Origin, io.Closer, error) {
-	s, err := r.openPath(ctx, path, "")
+	s, err := openSource(ctx, path, r.temp(), r.freed)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open %s to repair from: %w", path, err)
 	}
@@ -106,14 +105,11 @@ func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Orig
 	if whole || !ok {
 		return r.makeAgain(ctx, node, l, from, images)
 	}
-	f, err := os.CreateTemp(r.temp(), "mend-")
+	f, err := blob.Spool(r.temp())
 	if err != nil {
-		return fmt.Errorf("make spool: %w", blob.NoSpace(err))
+		return err
 	}
 	defer f.Close()
-	if err := os.Remove(f.Name()); err != nil {
-		return fmt.Errorf("unlink spool: %w", err)
-	}
 	err = pick(ctx, f, l.DiffID, found, from, images)
 	countFile(ctx, f)
 	if err != nil {

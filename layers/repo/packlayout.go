@@ -51,7 +51,7 @@ func Pack(ctx context.Context, from, to string, o PackOptions) (names []string, 
 			return nil, fmt.Errorf("make layout: %w", err)
 		}
 	}
-	if p.src, err = openAlone(ctx, from, p.temp); err != nil {
+	if p.src, err = openSource(ctx, from, p.temp, nil); err != nil {
 		return nil, fmt.Errorf("open %s: %w", from, err)
 	}
 	defer p.src.close()
@@ -59,35 +59,6 @@ func Pack(ctx context.Context, from, to string, o PackOptions) (names []string, 
 		return nil, err
 	}
 	return names, os.RemoveAll(p.temp)
-}
-
-// openAlone opens a source without a repository; packed archives are spooled
-// in temp.
-func openAlone(ctx context.Context, path, temp string) (source, error) {
-	if st, err := os.Stat(path); err == nil && st.IsDir() {
-		root, err := os.OpenRoot(path)
-		return folderSource{root}, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	plain, _, err := blob.Decompress(blob.WithContext(ctx, f))
-	if err != nil {
-		return nil, err
-	}
-	defer plain.Close()
-	spool, _, err := blob.Spool(temp, plain, nil)
-	if err != nil {
-		return nil, err
-	}
-	s, err := indexTar(ctx, spool)
-	if err != nil {
-		spool.Close()
-		return nil, err
-	}
-	return s, nil
 }
 
 type layoutPacker struct {

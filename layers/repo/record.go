@@ -37,16 +37,15 @@ func (r *Repo) makeMeta() error {
 // unpackRecorded has the driver unpack a plain stream, whose reader checks
 // that it is diffID, and keeps its record. On an error nothing is left.
 func (r *Repo) unpackRecorded(ctx context.Context, id string, ids []string, plain io.Reader, diffID digest.Digest) (st archive.Stats, err error) {
-	temp := r.recordPath(id) + unfinished
-	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := r.newRecord(id)
 	if err != nil {
-		return st, fmt.Errorf("make layer's record: %w", blob.NoSpace(err))
+		return st, err
 	}
 	defer func() {
 		countFile(ctx, f)
 		f.Close()
 		if err != nil {
-			os.Remove(temp)
+			os.Remove(f.Name())
 		}
 	}()
 	rec, err := record.NewWriter(f, plain)
@@ -60,6 +59,15 @@ func (r *Repo) unpackRecorded(ctx context.Context, id string, ids []string, plai
 		return st, errors.Join(err, r.drop(id))
 	}
 	return st, nil
+}
+
+// newRecord makes the file for a layer's record, which is not in place yet.
+func (r *Repo) newRecord(id string) (*os.File, error) {
+	f, err := os.OpenFile(r.recordPath(id)+unfinished, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make layer's record: %w", blob.NoSpace(err))
+	}
+	return f, nil
 }
 
 // countFile counts a file that was written from its beginning as the context's.
@@ -196,14 +204,11 @@ func (s *layerStream) packAnew(r *Repo, l layerNode, root *os.File) (int64, erro
 	if l.Driver != "overlay" {
 		return 0, errNoRecord // other folders hold what lies below as well
 	}
-	f, err := os.CreateTemp(r.temp(), "spool-")
+	f, err := blob.Spool(r.temp())
 	if err != nil {
-		return 0, fmt.Errorf("make spool: %w", err)
+		return 0, err
 	}
 	s.files = append(s.files, f)
-	if err := os.Remove(f.Name()); err != nil {
-		return 0, fmt.Errorf("unlink spool: %w", err)
-	}
 	sum := digest.SHA256.Digester()
 	err = archive.Pack(context.Background(), root, ".", io.MultiWriter(f, sum.Hash()), archive.PackOptions{Marks: archive.OverlayMarks})
 	if err != nil {

@@ -64,6 +64,7 @@ type Repo struct {
 	drv     driver.Driver
 	reason  string // why drv
 	fetches *fetches
+	small   int64      // see smallMember
 	packing sync.Mutex // held while layers are packed to learn their digests
 
 	// mu is held for writing while layers or tops appear or vanish, so that
@@ -88,7 +89,7 @@ func Open(o Options) (_ *Repo, err error) {
 	if err := os.Chmod(o.Root, 0o710); err != nil {
 		return nil, fmt.Errorf("protect repository folder: %w", err)
 	}
-	r := &Repo{o: o, missing: map[string]string{}, making: map[string]chan struct{}{}, pins: map[string]int{}, used: map[string]time.Time{}}
+	r := &Repo{o: o, small: smallMember, missing: map[string]string{}, making: map[string]chan struct{}{}, pins: map[string]int{}, used: map[string]time.Time{}}
 	if err := r.freshTemp(); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -73,15 +74,19 @@ func (s folderSource) open(name string) (io.ReadCloser, int64, error) {
 func (s folderSource) has(name string) bool { _, err := s.root.Stat(name); return err == nil }
 func (s folderSource) close() error         { return s.root.Close() }
 
-// tarSource is a plain tar file, whose members are read where they lie.
+// tarSource is a tar archive whose members are read from a file, the archive
+// itself or another one, or from memory.
 type tarSource struct {
-	f       *os.File
-	members map[string]member
+	f       *os.File // nil if all are in memory
+	members map[string]*member
 }
 
+// member is one file of an archive; links are one too.
 type member struct {
-	offset, size int64
-	link         string // name of another member; offset and size are its
+	offset, size int64  // in the file
+	raw          []byte // its content, if that is in memory
+	link         string // name of another member
+	passed       *passed
 }
 
 // maxLinks is how many links of a tar file are followed for one name.
@@ -89,7 +94,7 @@ const maxLinks = 8
 
 // indexTar reads all headers of a plain tar file; f becomes the source's.
 func indexTar(ctx context.Context, f *os.File) (*tarSource, error) {
-	s := &tarSource{f: f, members: map[string]member{}}
+	s := &tarSource{f: f, members: map[string]*member{}}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, fmt.Errorf("read archive: %w", err)
 	}
@@ -105,22 +110,28 @@ func indexTar(ctx context.Context, f *os.File) (*tarSource, error) {
 		if h.Typeflag == tar.TypeReg && at+h.Size > end.Size() {
 			return fmt.Errorf("%w: %s ends too early", archive.ErrBroken, h.Name)
 		}
-		return s.add(h, at)
+		s.add(h, &member{offset: at, size: h.Size})
+		return nil
 	})
 	return s, err
 }
 
-func (s *tarSource) add(h *tar.Header, at int64) error {
+// add puts a member in place of one of the same name, which it returns; m is
+// for regular files.
+func (s *tarSource) add(h *tar.Header, m *member) (before *member) {
 	name := path.Clean(h.Name)
+	before = s.members[name]
 	switch h.Typeflag {
 	case tar.TypeReg:
-		s.members[name] = member{offset: at, size: h.Size}
+		s.members[name] = m
 	case tar.TypeLink:
-		s.members[name] = member{link: path.Clean(h.Linkname)}
+		s.members[name] = &member{link: path.Clean(h.Linkname)}
 	case tar.TypeSymlink:
-		s.members[name] = member{link: path.Join(path.Dir(name), h.Linkname)}
+		s.members[name] = &member{link: path.Join(path.Dir(name), h.Linkname)}
+	default:
+		return nil
 	}
-	return nil
+	return before
 }
 
 // eachMember goes through a plain tar stream.
@@ -149,66 +160,75 @@ func eachMember(ctx context.Context, r io.Reader, fn func(*tar.Header, io.Reader
 	}
 }
 
-func (s *tarSource) find(name string) (member, bool) {
+// find gives nil if there is none.
+func (s *tarSource) find(name string) *member {
 	name = path.Clean(name)
 	for range maxLinks {
-		m, ok := s.members[name]
-		if !ok || m.link == "" {
-			return m, ok
+		m := s.members[name]
+		if m == nil || m.link == "" {
+			return m
 		}
 		name = m.link
 	}
-	return member{}, false
+	return nil
 }
 
 func (s *tarSource) open(name string) (io.ReadCloser, int64, error) {
-	m, ok := s.find(name)
-	if !ok {
+	m := s.find(name)
+	switch {
+	case m == nil:
 		return nil, 0, fmt.Errorf("%s: %w", name, errMember)
+	case m.passed != nil:
+		return nil, 0, fmt.Errorf("read %s: %w: it is no layer, and too large for anything else", name, image.ErrInvalid)
+	case m.raw != nil:
+		return io.NopCloser(bytes.NewReader(m.raw)), m.size, nil
 	}
 	return io.NopCloser(io.NewSectionReader(s.f, m.offset, m.size)), m.size, nil
 }
 
-func (s *tarSource) has(name string) bool { _, ok := s.find(name); return ok }
-func (s *tarSource) close() error         { return s.f.Close() }
+func (s *tarSource) has(name string) bool { return s.find(name) != nil }
+
+func (s *tarSource) close() error {
+	if s.f == nil {
+		return nil
+	}
+	return s.f.Close()
+}
 
 // peek goes through a packed archive once and keeps the small JSON files,
 // which is enough to know what is in it and whether it is here already.
-func peek(ctx context.Context, r io.Reader) (*jsonSource, error) {
-	s := &jsonSource{files: map[string][]byte{}}
-	kept := 0
+func peek(ctx context.Context, r io.Reader) (*tarSource, error) {
+	s := &tarSource{members: map[string]*member{}}
+	room := maxInMemory
 	err := eachMember(ctx, r, func(h *tar.Header, body io.Reader) error {
-		if h.Typeflag != tar.TypeReg || h.Size > image.MaxJSON {
+		if h.Typeflag != tar.TypeReg {
+			s.add(h, nil)
 			return nil
 		}
-		head := make([]byte, min(h.Size, 1))
-		if _, err := io.ReadFull(body, head); err != nil {
-			return fmt.Errorf("%w: %w", archive.ErrBroken, err)
-		}
-		if len(head) == 0 || (head[0] != '{' && head[0] != '[') || kept+int(h.Size) > maxInMemory {
+		in := bufio.NewReader(body)
+		if !isJSON(in, h.Size) || h.Size > int64(room) {
 			return nil
 		}
-		rest, err := io.ReadAll(body)
-		if err != nil {
-			return fmt.Errorf("%w: %w", archive.ErrBroken, err)
-		}
-		kept += int(h.Size)
-		s.files[path.Clean(h.Name)] = append(head, rest...)
-		return nil
+		m, err := readSmall(in, h.Size)
+		s.add(h, m)
+		room -= int(h.Size)
+		return err
 	})
 	return s, err
 }
 
-// jsonSource holds the small files of an archive in memory.
-type jsonSource struct{ files map[string][]byte }
-
-func (s *jsonSource) open(name string) (io.ReadCloser, int64, error) {
-	raw, ok := s.files[path.Clean(name)]
-	if !ok {
-		return nil, 0, fmt.Errorf("%s: %w", name, errMember)
-	}
-	return io.NopCloser(bytes.NewReader(raw)), int64(len(raw)), nil
+// isJSON tells whether a member of so many bytes may be a manifest or a
+// configuration.
+func isJSON(body *bufio.Reader, size int64) bool {
+	head, _ := body.Peek(1) // who reads on gets the error
+	return size <= image.MaxJSON && len(head) == 1 && (head[0] == '{' || head[0] == '[')
 }
 
-func (s *jsonSource) has(name string) bool { _, ok := s.files[path.Clean(name)]; return ok }
-func (s *jsonSource) close() error         { return nil }
+// readSmall reads a small member.
+func readSmall(body io.Reader, size int64) (*member, error) {
+	raw := make([]byte, size)
+	if _, err := io.ReadFull(body, raw); err != nil {
+		return nil, fmt.Errorf("%w: %w", archive.ErrBroken, err)
+	}
+	return &member{raw: raw, size: size}, nil
+}

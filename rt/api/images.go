@@ -254,8 +254,19 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 	enc := json.NewEncoder(w)
 	in := engine.LoadIn{}
 	if !quiet {
+		// The archive is still coming in: net/http would end that with the first byte of an answer.
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			return fmt.Errorf("load images: %w", err)
+		}
+		shown := 0
 		in.Progress = func(p repo.Progress) {
-			enc.Encode(map[string]any{"status": p.Status, "id": p.Layer.Encoded()[:12], "progressDetail": map[string]int64{"current": p.Current, "total": p.Total}})
+			if p.Index == 0 {
+				// A client that sends all before it reads must not be held up by a full socket.
+				if shown++; shown > maxEarlyProgress {
+					return
+				}
+			}
+			enc.Encode(map[string]any{"status": p.Status, "id": progressID(p), "progressDetail": map[string]int64{"current": p.Current, "total": p.Total}})
 			flush(w)
 		}
 	}
@@ -272,6 +283,18 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 		enc.Encode(map[string]string{"stream": text})
 	}
 	return nil
+}
+
+// maxEarlyProgress is how many lines of an answer are written while its request is still coming in: about 64 KiB, a third of
+// what a unix socket holds (net.core.wmem_default).
+const maxEarlyProgress = 512
+
+// progressID is what a layer is called in progress: 12 digits of its digest, if that is known.
+func progressID(p repo.Progress) string {
+	if p.Layer == "" {
+		return "layer"
+	}
+	return p.Layer.Encoded()[:12]
 }
 
 func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request) error {

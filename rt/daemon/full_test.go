@@ -82,7 +82,7 @@ func TestFullDisk(t *testing.T) {
 	status, text := m.call("POST", "/containers/c0/start", nil)
 	require.Equal(t, 500, status)
 	require.Contains(t, text, "the disk of "+m.root()+" is full: remove containers or images")
-	status, text = m.call("POST", "/images/load?quiet=1", boxArchive(t))
+	status, text = m.call("POST", "/images/load?quiet=1", bytes.NewReader(boxArchive(t)))
 	require.GreaterOrEqual(t, status, 400)
 	require.Contains(t, text, "no space left")
 	close(stop)

@@ -1,0 +1,154 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/coble-os/coble/layers/blob"
+)
+
+// batch makes the missing layers of one image present. With a driver that can
+// stage them they are unpacked one after the other, and then become durable
+// and there together. Until then the layers are the batch's own, and others
+// that want them wait; since all take them from the lowest up, nobody waits
+// for who waits for them.
+type batch struct {
+	r       *Repo
+	held    []string // layers that are claimed
+	pending []pending
+	since   time.Time // when the first of pending was finished
+}
+
+type pending struct {
+	job   layerJob
+	layer *staged
+}
+
+// taker is a source whose layers may be unpacked already. take gives the
+// job's, which is the batch's then; nil if it is to be opened.
+type taker interface {
+	take(ctx context.Context, b *batch, j layerJob) (*staged, error)
+}
+
+// ensureLayer makes one layer present. It tells whether it was missing.
+func (r *Repo) ensureLayer(ctx context.Context, s source, j layerJob) (made bool, err error) {
+	b := &batch{r: r}
+	defer func() { err = errors.Join(err, b.close()) }()
+	if made, err = b.ensure(ctx, s, j); err != nil {
+		return made, err
+	}
+	return made, b.publish()
+}
+
+// ensure makes a layer unless it is here; those below it went before. When two
+// loads want the same layer, the second waits for the first. What is made is
+// there after publish at the latest.
+func (b *batch) ensure(ctx context.Context, s source, j layerJob) (made bool, err error) {
+	if err := b.claim(ctx, j.node()); err != nil {
+		return false, err
+	}
+	have, err := b.r.haveLayer(j.node())
+	if err == nil && have {
+		j.tell(Present, 0, 0)
+	}
+	if err != nil || have {
+		b.release(j.node())
+		return false, err
+	}
+	if b.r.stager() == nil || j.from.format != "" {
+		if err = b.publish(); err == nil { // it stands on them
+			err = b.r.makeLayer(ctx, s, j)
+		}
+		b.release(j.node())
+		return true, err
+	}
+	l, err := b.stage(ctx, s, j)
+	if err != nil {
+		b.release(j.node())
+		return true, err
+	}
+	if len(b.pending) == 0 {
+		b.since = time.Now()
+	}
+	b.pending = append(b.pending, pending{j, l})
+	return true, nil
+}
+
+func (b *batch) claim(ctx context.Context, node string) error {
+	for {
+		wait := b.r.claim(node)
+		if wait == nil {
+			b.held = append(b.held, node)
+			return nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (b *batch) release(node string) {
+	b.r.release(node)
+	b.held = slices.DeleteFunc(b.held, func(n string) bool { return n == node })
+}
+
+// stage takes what was unpacked as it came past, or unpacks the layer.
+func (b *batch) stage(ctx context.Context, s source, j layerJob) (l *staged, err error) {
+	if t, ok := s.(taker); ok {
+		if l, err := t.take(ctx, b, j); l != nil || err != nil {
+			return l, err
+		}
+	}
+	size, err := b.r.openJob(ctx, s, j, func(plain *blob.Layer) error {
+		l, err = b.r.stage(ctx, plain, nil)
+		return err
+	})
+	if err == nil {
+		l.size = size
+	}
+	return l, err
+}
+
+// publish makes what is pending durable, and then there.
+func (b *batch) publish() error {
+	if len(b.pending) == 0 {
+		return nil
+	}
+	var layers []*staged
+	var jobs []layerJob
+	var nodes []layerNode
+	for _, p := range b.pending {
+		layers, jobs = append(layers, p.layer), append(jobs, p.job)
+		st := p.layer.stats
+		nodes = append(nodes, layerNode{Driver: b.r.drv.Name(), Folder: p.layer.id, DiffID: p.job.diffID, Size: st.Bytes, Files: st.Files, Entries: st.Entries})
+	}
+	if err := b.r.publish(layers); err != nil {
+		return err
+	}
+	old, err := b.r.recordLayers(jobs, nodes)
+	if err != nil {
+		return err
+	}
+	b.pending = nil
+	for i, j := range jobs {
+		b.release(j.node())
+		j.tell(Done, layers[i].size, layers[i].size)
+	}
+	return b.r.dropAll(old)
+}
+
+// close takes away what was not published.
+func (b *batch) close() (err error) {
+	for _, p := range b.pending {
+		err = errors.Join(err, b.r.unstage(p.layer))
+	}
+	b.pending = nil
+	for _, n := range slices.Clone(b.held) {
+		b.release(n)
+	}
+	return err
+}
