@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/coble-os/coble/layers/blob"
@@ -15,10 +16,12 @@ import (
 // that want them wait; since all take them from the lowest up, nobody waits
 // for who waits for them.
 type batch struct {
-	r       *Repo
-	held    []string // layers that are claimed
-	pending []pending
-	since   time.Time // when the first of pending was finished
+	r *Repo
+
+	mu      sync.Mutex // held while layers become there
+	held    []string   // layers that are claimed; guarded by mu
+	pending []pending  // guarded by mu
+	since   time.Time  // when the first of pending was finished; guarded by mu
 }
 
 type pending struct {
@@ -62,6 +65,9 @@ func (b *batch) ensure(ctx context.Context, s source, j layerJob) (made bool, er
 			err = b.r.makeLayer(ctx, s, j)
 		}
 		b.release(j.node())
+		if err == nil && j.made != nil {
+			err = j.made()
+		}
 		return true, err
 	}
 	l, err := b.stage(ctx, s, j)
@@ -69,6 +75,8 @@ func (b *batch) ensure(ctx context.Context, s source, j layerJob) (made bool, er
 		b.release(j.node())
 		return true, err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if len(b.pending) == 0 {
 		b.since = time.Now()
 	}
@@ -80,7 +88,9 @@ func (b *batch) claim(ctx context.Context, node string) error {
 	for {
 		wait := b.r.claim(node)
 		if wait == nil {
+			b.mu.Lock()
 			b.held = append(b.held, node)
+			b.mu.Unlock()
 			return nil
 		}
 		select {
@@ -92,6 +102,13 @@ func (b *batch) claim(ctx context.Context, node string) error {
 }
 
 func (b *batch) release(node string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.letGo(node)
+}
+
+// letGo is release with mu held.
+func (b *batch) letGo(node string) {
 	b.r.release(node)
 	b.held = slices.DeleteFunc(b.held, func(n string) bool { return n == node })
 }
@@ -114,8 +131,13 @@ func (b *batch) stage(ctx context.Context, s source, j layerJob) (l *staged, err
 }
 
 // publish makes what is pending durable, and then there.
-func (b *batch) publish() error {
-	if len(b.pending) == 0 {
+func (b *batch) publish() error { return b.publishAged(0) }
+
+// publishAged does so if the first of it has waited for so long.
+func (b *batch) publishAged(age time.Duration) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.pending) == 0 || time.Since(b.since) < age {
 		return nil
 	}
 	var layers []*staged
@@ -135,20 +157,25 @@ func (b *batch) publish() error {
 	}
 	b.pending = nil
 	for i, j := range jobs {
-		b.release(j.node())
+		b.letGo(j.node())
 		j.tell(Done, layers[i].size, layers[i].size)
+		if j.made != nil {
+			err = errors.Join(err, j.made())
+		}
 	}
-	return b.r.dropAll(old)
+	return errors.Join(err, b.r.dropAll(old))
 }
 
 // close takes away what was not published.
 func (b *batch) close() (err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, p := range b.pending {
 		err = errors.Join(err, b.r.unstage(p.layer))
 	}
 	b.pending = nil
 	for _, n := range slices.Clone(b.held) {
-		b.release(n)
+		b.letGo(n)
 	}
 	return err
 }

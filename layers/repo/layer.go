@@ -20,7 +20,8 @@ type layerJob struct {
 	diffID   digest.Digest
 	of       int
 	progress func(Progress)
-	lease    string // node that keeps the layer once it is made; empty: none
+	lease    string       // node that keeps the layer once it is made; empty: none
+	made     func() error // called when the layer was made and is durable; may be nil
 }
 
 func (j layerJob) node() string { return j.nodes[len(j.nodes)-1] }

@@ -48,7 +48,8 @@ var ErrPlatform = errors.New("no matching manifest")
 //
 // The lowest layer that is missing is unpacked while it downloads; two more
 // download meanwhile into files, since they stand on it and can't be unpacked
-// yet (see fetches for when such bytes reach the storage). Layers that are
+// yet (see fetches for when such bytes reach the storage). Finished layers
+// become durable together, or after ten seconds (see batch). Layers that are
 // here are not asked for; one that another pull or load is making is waited
 // for. Layers that were finished stay when the rest fails, until the next
 // start of the engine at the earliest removes what no image got, and so do
@@ -233,22 +234,56 @@ func (p *pull) layers(ctx context.Context, rc recipe, mf image.Manifest, nodes [
 		return err
 	}
 	err := src.begin(mf.Layers, need)
+	b := &batch{r: p.r}
+	settle := b.settle()
 	for i := range nodes {
 		if err != nil {
 			break
 		}
-		if err = p.layer(ctx, src, rc, nodes[:i+1], mf.Layers[i]); err != nil {
+		if err = p.layer(ctx, b, src, rc, nodes[:i+1], mf.Layers[i]); err != nil {
 			err = fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), mf.Layers[i].Digest, err)
 		}
 	}
+	err = errors.Join(err, settle())
+	if !errors.Is(err, blob.ErrNoSpace) {
+		err = errors.Join(err, b.publish()) // also if the rest failed
+	}
+	err = errors.Join(err, b.close())
 	stop()
 	return errors.Join(err, src.end(errors.Is(err, blob.ErrNoSpace)))
+}
+
+// settleAge is for how long a layer that a pull has finished waits for others
+// to become durable with: what a kill may cost.
+const settleAge = 10 * time.Second
+
+// settle publishes what has waited for so long while the next layers are on
+// their way. The function that it returns ends that.
+func (b *batch) settle() (end func() error) {
+	stop, done := make(chan struct{}), make(chan error)
+	go func() {
+		tick := time.NewTicker(settleAge / 10)
+		defer tick.Stop()
+		var err error
+		for {
+			select {
+			case <-tick.C:
+				if err == nil {
+					err = b.publishAged(settleAge)
+				}
+			case <-stop:
+				done <- err
+				return
+			}
+		}
+	}()
+	return func() error { close(stop); return <-done }
 }
 
 // layer makes one layer present. One that is unpacked from what an earlier
 // process left is tried again from nothing: a power cut may have spoiled it.
 // So is one for which the disk was full until what no image has was removed.
-func (p *pull) layer(ctx context.Context, src *remoteSource, rc recipe, nodes []string, d ocispec.Descriptor) error {
+func (p *pull) layer(ctx context.Context, b *batch, src *remoteSource, rc recipe, nodes []string, d ocispec.Descriptor) error {
 	i := len(nodes) - 1
 	job := layerJob{lease: leasePrefix + rc.img.ID.String(), nodes: nodes, from: rc.layers[i], diffID: rc.img.RootFS[i], of: len(rc.layers), progress: func(pr Progress) {
 		switch pr.Status {
@@ -264,23 +299,29 @@ func (p *pull) layer(ctx context.Context, src *remoteSource, rc recipe, nodes []
 		}
 	}}
 	src.at = i
-	_, err := p.r.ensureLayer(ctx, src, job)
+	job.made = func() error { return src.spend(i) }
+	made, err := b.ensure(ctx, src, job)
+	if err == nil && !made {
+		return src.spend(i)
+	}
+	if err == nil {
+		return nil // made tells, now or later
+	}
 	f := src.fetches[i]
 	full := errors.Is(err, blob.ErrNoSpace)
-	if f == nil || err != nil && (ctx.Err() != nil || f.failed() && !full) {
+	if f == nil || ctx.Err() != nil || f.failed() && !full {
 		return err // what came of the blob may be gone on with
 	}
-	src.fetches[i] = nil
-	if rerr := f.release(true); rerr != nil {
+	if rerr := src.spend(i); rerr != nil {
 		return errors.Join(err, rerr)
 	}
 	if full && !p.freed {
 		p.freed = p.r.freed()
 	}
-	if err == nil || full && !p.freed || !full && f.resumed == 0 {
+	if full && !p.freed || !full && f.resumed == 0 {
 		return err
 	}
-	_, err = p.r.ensureLayer(ctx, src, job)
+	_, err = b.ensure(ctx, src, job)
 	return err
 }
 
@@ -335,6 +376,16 @@ func (s *remoteSource) open(string) (io.ReadCloser, int64, error) {
 
 func (s *remoteSource) has(string) bool { return true }
 func (s *remoteSource) close() error    { return nil }
+
+// spend lets go of a download that nobody needs any more.
+func (s *remoteSource) spend(i int) error {
+	f := s.fetches[i]
+	if f == nil {
+		return nil
+	}
+	s.fetches[i] = nil
+	return f.release(true)
+}
 
 // end lets go of all downloads.
 func (s *remoteSource) end(spent bool) (err error) {
