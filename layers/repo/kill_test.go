@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,6 +18,10 @@ import (
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
 )
+
+// streamEnv has the child read its archives as streams, and keep nothing of
+// them in memory.
+const streamEnv = "COBLE_TEST_STREAM"
 
 // childEnv names the folder that a child process of TestKilledWhileLoading
 // works in: store, repository and the archives *.tar to load, in order.
@@ -51,8 +56,20 @@ func loadAll(dir string) error {
 	if err != nil {
 		return err
 	}
+	from := r.LoadPath
+	if os.Getenv(streamEnv) != "" {
+		r.small = 0
+		from = func(ctx context.Context, path, _ string, progress func(Progress)) ([]Loaded, error) {
+			f, err := os.Open(path)
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
+			return r.Load(ctx, f, progress)
+		}
+	}
 	for i, p := range paths {
-		l, err := r.LoadPath(ctx, p, "", nil)
+		l, err := from(ctx, p, "", nil)
 		if err != nil {
 			return err
 		}
@@ -87,8 +104,12 @@ func TestKilledWhileLoading(t *testing.T) {
 		{label: "gone", tags: []string{"gone:1"}, layers: [][]byte{manyFiles(t, 120, 100), manyFiles(t, 50, 11)}},
 		{label: "b", tags: []string{"b:1"}, layers: [][]byte{manyFiles(t, 200, 2000), manyFiles(t, 300, 12)}},
 	}
-	for drv, kills := range map[string]int{"overlay": 30, "vfs": 10} {
+	for drv, kills := range map[string]int{"overlay": 20, "stream": 20, "vfs": 10} {
 		t.Run(drv, func(t *testing.T) {
+			if drv == "stream" {
+				t.Setenv(streamEnv, "1")
+				drv = "overlay"
+			}
 			whole := killOnce(t, drv, images, time.Hour)
 			at := rand.New(rand.NewPCG(1, 2))
 			for range kills {

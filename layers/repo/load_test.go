@@ -28,7 +28,7 @@ func TestLoadEveryForm(t *testing.T) {
 	m := simple(t, "x", "web:1", "reg.example:5000/a/b:2")
 	one := m
 	one.tags = []string{"web:1"}
-	for _, drv := range []string{"overlay", "vfs"} {
+	for _, drv := range []string{"overlay", "passing", "vfs"} {
 		for _, c := range []blob.Compression{blob.Plain, blob.Gzip, blob.Zstd} {
 			forms := map[string]struct {
 				raw  []byte
@@ -44,7 +44,7 @@ func TestLoadEveryForm(t *testing.T) {
 			}
 			for name, f := range forms {
 				t.Run(fmt.Sprint(drv, " ", c, " ", name), func(t *testing.T) {
-					r, _ := where{t.TempDir(), drv}.open(t)
+					r := drivenBy(t, drv)
 					var got []Loaded
 					var err error
 					if f.dir != "" {
@@ -172,43 +172,47 @@ func TestBadArchives(t *testing.T) {
 		raw  []byte
 		want error
 	}{
-		"no layer":                      {tarOf(t, drop(d, "x-1/layer.tar")...), errMember},
-		"no configuration":              {tarOf(t, drop(d, ".json")...), image.ErrInvalid},
-		"no manifest":                   {tarOf(t, drop(d, "manifest.json")...), image.ErrInvalid},
-		"changed layer":                 {tarOf(t, change(d, "x-1/layer.tar", flip)...), nil},
-		"changed content":               {tarOf(t, change(d, "x-1/layer.tar", func(b []byte) []byte { return bytes.Replace(b, []byte("x\x00"), []byte("y\x00"), 1) })...), nil},
-		"changed configuration":         {tarOf(t, change(d, d[2].name, func(b []byte) []byte { return bytes.Replace(b, []byte("sh"), []byte("hs"), 1) })...), blob.ErrDigest},
-		"longer layer":                  {tarOf(t, change(d, "x-0/layer.tar", func(b []byte) []byte { return append(b, 0) })...), blob.ErrDigest},
-		"empty layer":                   {tarOf(t, change(d, "x-0/layer.tar", func([]byte) []byte { return nil })...), nil},
-		"empty manifest":                {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return []byte("[]") })...), image.ErrInvalid},
-		"null manifest":                 {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return []byte("null") })...), image.ErrInvalid},
-		"bad name":                      {tarOf(t, change(d, "manifest.json", func(b []byte) []byte { return bytes.Replace(b, []byte("x:1"), []byte("X Y"), 1) })...), image.ErrInvalid},
-		"layer outside":                 {tarOf(t, change(d, "manifest.json", func(b []byte) []byte { return bytes.Replace(b, []byte("x-0/layer.tar"), []byte("../../etc/passwd"), 1) })...), errMember},
-		"huge manifest":                 {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return bytes.Repeat([]byte("["), image.MaxJSON+1) })...), blob.ErrTooLarge},
-		"cut in a layer":                {raw[:1500], archive.ErrBroken},
-		"cut in the middle":             {raw[:len(raw)/2], nil},
-		"empty":                         {nil, archive.ErrBroken},
-		"no archive":                    {bytes.Repeat([]byte("hello "), 1000), archive.ErrBroken},
-		"cut gzip":                      {pack(t, blob.Gzip, raw)[:300], nil},
-		"climbing layer":                {tarOf(t, docker(t, blob.Plain, evil)...), archive.ErrHostile},
-		"oci: changed layer":            {tarOf(t, change(o, layerBlob, flip)...), nil},
-		"oci: same content, other blob": {tarOf(t, change(o, layerBlob, func(b []byte) []byte { b[4] ^= 1; return b })...), blob.ErrDigest},
-		"oci: cut layer":                {tarOf(t, change(o, layerBlob, func(b []byte) []byte { return b[:len(b)-9] })...), blob.ErrSize},
-		"oci: no layer":                 {tarOf(t, drop(o, layerBlob)...), errMember},
-		"oci: empty index":              {tarOf(t, change(o, "index.json", func([]byte) []byte { return []byte("{}") })...), image.ErrInvalid},
-		"oci: changed manifest":         {tarOf(t, change(o, o[3].name, func(b []byte) []byte { return append(b, ' ') })...), blob.ErrSize},
-		"oci: respelled manifest":       {tarOf(t, change(o, o[3].name, flip)...), blob.ErrDigest},
-		"old docker":                    {tarOf(t, file{name: "repositories", body: []byte("{}")}), image.ErrInvalid},
+		"no layer":                         {tarOf(t, drop(d, "x-1/layer.tar")...), errMember},
+		"no configuration":                 {tarOf(t, drop(d, ".json")...), image.ErrInvalid},
+		"no manifest":                      {tarOf(t, drop(d, "manifest.json")...), image.ErrInvalid},
+		"changed layer":                    {tarOf(t, change(d, "x-1/layer.tar", flip)...), nil},
+		"changed content":                  {tarOf(t, change(d, "x-1/layer.tar", func(b []byte) []byte { return bytes.Replace(b, []byte("x\x00"), []byte("y\x00"), 1) })...), nil},
+		"changed configuration":            {tarOf(t, change(d, d[2].name, func(b []byte) []byte { return bytes.Replace(b, []byte("sh"), []byte("hs"), 1) })...), blob.ErrDigest},
+		"longer layer":                     {tarOf(t, change(d, "x-0/layer.tar", func(b []byte) []byte { return append(b, 0) })...), blob.ErrDigest},
+		"empty layer":                      {tarOf(t, change(d, "x-0/layer.tar", func([]byte) []byte { return nil })...), nil},
+		"empty manifest":                   {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return []byte("[]") })...), image.ErrInvalid},
+		"null manifest":                    {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return []byte("null") })...), image.ErrInvalid},
+		"bad name":                         {tarOf(t, change(d, "manifest.json", func(b []byte) []byte { return bytes.Replace(b, []byte("x:1"), []byte("X Y"), 1) })...), image.ErrInvalid},
+		"layer outside":                    {tarOf(t, change(d, "manifest.json", func(b []byte) []byte { return bytes.Replace(b, []byte("x-0/layer.tar"), []byte("../../etc/passwd"), 1) })...), errMember},
+		"huge manifest":                    {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return bytes.Repeat([]byte("["), image.MaxJSON+1) })...), blob.ErrTooLarge},
+		"cut in a layer":                   {raw[:1500], archive.ErrBroken},
+		"cut in the middle":                {raw[:len(raw)/2], nil},
+		"empty":                            {nil, archive.ErrBroken},
+		"no archive":                       {bytes.Repeat([]byte("hello "), 1000), archive.ErrBroken},
+		"cut gzip":                         {pack(t, blob.Gzip, raw)[:300], nil},
+		"climbing layer":                   {tarOf(t, docker(t, blob.Plain, evil)...), archive.ErrHostile},
+		"oci: changed layer":               {tarOf(t, change(o, layerBlob, flip)...), nil},
+		"oci: another blob of the content": {tarOf(t, change(o, layerBlob, func(b []byte) []byte { b[4] ^= 1; return b })...), blob.ErrDigest},
+		"oci: cut layer":                   {tarOf(t, change(o, layerBlob, func(b []byte) []byte { return b[:len(b)-9] })...), blob.ErrSize},
+		"oci: no layer":                    {tarOf(t, drop(o, layerBlob)...), errMember},
+		"oci: empty index":                 {tarOf(t, change(o, "index.json", func([]byte) []byte { return []byte("{}") })...), image.ErrInvalid},
+		"oci: changed manifest":            {tarOf(t, change(o, o[3].name, func(b []byte) []byte { return append(b, ' ') })...), blob.ErrSize},
+		"oci: respelled manifest":          {tarOf(t, change(o, o[3].name, flip)...), blob.ErrDigest},
+		"old docker":                       {tarOf(t, file{name: "repositories", body: []byte("{}")}), image.ErrInvalid},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			r, _ := where{dir: t.TempDir()}.open(t)
-			_, err := r.Load(ctx, bytes.NewReader(c.raw), nil)
-			require.Error(t, err)
-			if c.want != nil {
-				require.ErrorIs(t, err, c.want)
+			var r *Repo
+			var err error
+			for _, drv := range []string{"vfs", "overlay", "passing"} {
+				r = drivenBy(t, drv)
+				_, err = r.Load(ctx, bytes.NewReader(c.raw), nil)
+				require.Error(t, err, drv)
+				if c.want != nil {
+					require.ErrorIs(t, err, c.want, drv)
+				}
+				empty(t, r)
 			}
-			empty(t, r)
 			_, err = r.LoadPath(ctx, write(t, c.raw), "x", nil)
 			require.Error(t, err)
 			empty(t, r)
@@ -262,7 +266,12 @@ func TestIndexesAndPlatforms(t *testing.T) {
 
 // Many loads of the same and of like images at once share the work.
 func TestLoadsAtOnce(t *testing.T) {
-	r := newRepo(t)
+	for _, drv := range []string{"overlay", "passing", "vfs"} {
+		t.Run(drv, func(t *testing.T) { loadsAtOnce(t, drivenBy(t, drv)) })
+	}
+}
+
+func loadsAtOnce(t *testing.T, r *Repo) {
 	raws := [][]byte{tarOf(t, docker(t, blob.Gzip, simple(t, "a", "a:1"))...), tarOf(t, docker(t, blob.Plain, simple(t, "b", "b:1"))...)}
 	var wg sync.WaitGroup
 	errs := make([]error, 16)
@@ -324,11 +333,13 @@ func TestBombs(t *testing.T) {
 				m := made{label: "bomb", tags: []string{"bomb:1"}, layers: [][]byte{drivertest.Layer(t, drivertest.Entry{Name: "a", Body: "a"}, e)}}
 				raw := tarOf(t, docker(t, c, m)...)
 				require.Less(t, len(raw), 1<<20)
-				r := newRepo(t)
-				r.o.Limits.Bytes = 8 << 20
-				_, err := r.Load(ctx, bytes.NewReader(raw), nil)
-				require.ErrorIs(t, err, archive.ErrLimit)
-				empty(t, r)
+				for _, drv := range []string{"overlay", "passing"} {
+					r := drivenBy(t, drv)
+					r.o.Limits.Bytes = 8 << 20
+					_, err := r.Load(ctx, bytes.NewReader(raw), nil)
+					require.ErrorIs(t, err, archive.ErrLimit)
+					empty(t, r)
+				}
 			})
 		}
 	}

@@ -183,6 +183,22 @@ func newRepo(t testing.TB) *Repo {
 	return r
 }
 
+// drivenBy is a new repository with a driver; "passing" is overlay, and no
+// layer of an archive that comes past is so small that it stays in memory.
+func drivenBy(t testing.TB, drv string) *Repo {
+	t.Helper()
+	drivertest.NeedRoot(t)
+	passing := drv == "passing"
+	if passing {
+		drv = "overlay"
+	}
+	r, _ := where{t.TempDir(), drv}.open(t)
+	if passing {
+		r.small = 0
+	}
+	return r
+}
+
 // openAt is open for where there is no test to stop: other goroutines.
 func openAt(dbDir, root, drv string) (*Repo, *bbolt.DB, error) {
 	db, err := bbolt.Open(filepath.Join(dbDir, "db"), 0o600, nil)

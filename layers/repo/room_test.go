@@ -58,7 +58,9 @@ func TestUnreferencedGoesFirst(t *testing.T) {
 	}{
 		{"known before", one, blob.Plain, "path"},
 		{"while unpacking", many, blob.Zstd, "path"},
-		{"while spooling", one, blob.Plain, "stream"},
+		{"stream known before", one, blob.Plain, "stream"},
+		{"while a stream is unpacked", many, blob.Zstd, "stream"},
+		{"while spooling", one, blob.Plain, "spool"},
 		{"pull known before", big(t, "random", 6<<20), blob.Gzip, "pull"},
 		{"pull while unpacking", many, blob.Gzip, "pull"},
 	} {
@@ -71,13 +73,15 @@ func TestUnreferencedGoesFirst(t *testing.T) {
 				}
 				path, dbDir := write(t, raw), t.TempDir()
 				size := 14
-				if tc.how == "stream" {
+				drv := "overlay"
+				if tc.how == "spool" {
 					size = 15 // spool and layer together
+					drv = "vfs"
 				}
 				var prepared, err error
 				var layers []string
 				drivertest.InMounts(t, []driver.Mount{{Type: "tmpfs", Source: "tmpfs", Data: fmt.Sprintf("size=%dm", size)}}, func(root string) {
-					r, db, oerr := openAt(dbDir, root, "overlay")
+					r, db, oerr := openAt(dbDir, root, drv)
 					if oerr != nil {
 						prepared = oerr
 						return
@@ -87,7 +91,7 @@ func TestUnreferencedGoesFirst(t *testing.T) {
 						return
 					}
 					switch tc.how {
-					case "stream":
+					case "stream", "spool":
 						_, err = r.Load(ctx, bytes.NewReader(raw), nil)
 					case "pull":
 						_, err = pullFrom(ctx, r, from, nil)

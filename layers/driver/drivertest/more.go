@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -213,4 +214,42 @@ func mountedAgain(t *testing.T, b *bench) {
 	var got []string
 	InTop(t, d, "t", []string{"1"}, func(root string) { got = Tree(root) })
 	require.Equal(t, []string{"d/", "f:2", "h:1", "i:1"}, got)
+}
+
+// stagedAreHidden: what a driver stages is there from Publish on, in its
+// order or not, and goes with Unstage and Sweep until then.
+func stagedAreHidden(t *testing.T, b *bench) {
+	d, ok := b.d.(driver.Stager)
+	if !ok {
+		_, stages := b.d.(interface {
+			Stage(context.Context, string, io.Reader, archive.Limits) (archive.Stats, error)
+		})
+		require.False(t, stages, "half a Stager")
+		return
+	}
+	stage := func(id string, es ...Entry) error {
+		_, err := d.Stage(context.Background(), id, bytes.NewReader(Layer(t, es...)), archive.Limits{})
+		return err
+	}
+	for _, id := range []string{"1", "2", "3"} {
+		require.NoError(t, stage(id, Entry{Name: "f" + id, Body: id}))
+		require.False(t, b.d.Has(id))
+	}
+	require.NoError(t, stage("3", Entry{Name: "g", Body: "again"}))
+	layers, _, err := b.d.List()
+	require.NoError(t, err)
+	require.Empty(t, layers)
+	require.ErrorIs(t, b.d.Create("t", []string{"1"}, 0), driver.ErrMissing)
+	require.NoError(t, d.Unstage("1"))
+	require.NoError(t, d.Unstage("1"))
+	require.Error(t, d.Unstage("../d"))
+	require.NoError(t, d.Publish("3", "2"))
+	b.shows([]string{"3", "2"}, "f2:2", "g:again")
+	require.Error(t, d.Publish("1"), "it was taken away")
+	require.ErrorIs(t, stage("4", Entry{Name: "f", Body: "x"}, Entry{Name: "../f"}), archive.ErrHostile)
+	require.Empty(t, Tree(filepath.Join(b.root, "t")))
+	require.NoError(t, stage("4", Entry{Name: "f"}))
+	require.NoError(t, b.d.Sweep())
+	require.Empty(t, Tree(filepath.Join(b.root, "t")))
+	require.Error(t, d.Publish("4"))
 }

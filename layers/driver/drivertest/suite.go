@@ -44,7 +44,7 @@ func Run(t *testing.T, dir string, open Open, without ...string) {
 		"properties": propertiesStay, "changes": changesAreListed, "size": sizeCounts,
 		"failed unpack": failedUnpack, "sweep": sweepRemoves, "missing": missingIsSaid,
 		"remove": removeIsIdempotent, "empty": emptyStack, "ids": badIDs, "immutable": layersStay, "open layer": layerOpens, "diff": diffIsALayer, "deep": deepStack,
-		"links astray": linksAstray, "odd names": oddNames, "one image twice": twoTops, "at once": atOnce, "cancelled": cancelled, "mounted again": mountedAgain, "full disk": fullDisk, "killed": killed,
+		"links astray": linksAstray, "odd names": oddNames, "one image twice": twoTops, "at once": atOnce, "cancelled": cancelled, "mounted again": mountedAgain, "staged": stagedAreHidden, "full disk": fullDisk, "killed": killed,
 	} {
 		if slices.Contains(without, name) {
 			continue
