@@ -39,8 +39,8 @@ func durable() []mutant {
 	return []mutant{
 		{"layers: a layer is synced before it gets its name", "layers/blob/file.go", "if err := unix.Syncfs(int(d.Fd())); err != nil {", "if err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfFirstUnpack"},
 		{"power: a layer's content is synced", "layers/blob/file.go", "if err := unix.Syncfs(int(d.Fd())); err != nil {", "if err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfALife/ext4"},
-		{"power: a layer's record is synced", "layers/repo/record.go", "if err := f.Sync(); err != nil {", "if err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfALife/ext4"},
-		{"power: a new name is synced", "layers/blob/file.go", "return SyncDir(filepath.Dir(new))", "_ = filepath.Dir(new)\n\treturn nil", "./qemu-tests/power", "TestCutsOfALife/ext4"},
+		{"power: the names of layers' records are synced", "layers/repo/stage.go", "return blob.SyncDir(r.meta())", "return nil", "./qemu-tests/power", "TestCutsOfALife/ext4"},
+		{"power: layers are synced before their nodes name them", "layers/repo/batch.go", "if err := b.r.publish(layers); err != nil {", "go b.r.publish(layers)\n\tif err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfALife/ext4"},
 		{"power: a transaction is synced", "rt/store/store.go", "NoSync: volatile,", "NoSync: true,", "./qemu-tests/power", "TestCutsOfALife/ext4"},
 		{"layers: a layer without a record is swept", "layers/driver/store.go", "\tfor _, n := range left {\n\t\tif err := s.removeTemp(n); err != nil {", "\tfor _, n := range left[:0] {\n\t\tif err := s.removeTemp(n); err != nil {", "./layers/driver/overlay", "TestConformance"},
 		{"store: a transaction is synced", "rt/store/store.go", "NoSync: volatile,", "NoSync: true,", "./qemu-tests/power", "TestCutsOfFirstUnpack"},

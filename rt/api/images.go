@@ -258,13 +258,10 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 			return fmt.Errorf("load images: %w", err)
 		}
-		shown := 0
+		var early earlyProgress
 		in.Progress = func(p repo.Progress) {
-			if p.Index == 0 {
-				// A client that sends all before it reads must not be held up by a full socket.
-				if shown++; shown > maxEarlyProgress {
-					return
-				}
+			if !early.shows(p) {
+				return
 			}
 			enc.Encode(map[string]any{"status": p.Status, "id": progressID(p), "progressDetail": map[string]int64{"current": p.Current, "total": p.Total}})
 			flush(w)
@@ -288,6 +285,17 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 // maxEarlyProgress is how many lines of an answer are written while its request is still coming in: about 64 KiB, a third of
 // what a unix socket holds (net.core.wmem_default).
 const maxEarlyProgress = 512
+
+// earlyProgress bounds that: a client that sends all before it reads must not be held up by a full socket.
+type earlyProgress struct{ shown int }
+
+func (e *earlyProgress) shows(p repo.Progress) bool {
+	if p.Index > 0 {
+		return true
+	}
+	e.shown++
+	return e.shown <= maxEarlyProgress
+}
 
 // progressID is what a layer is called in progress: 12 digits of its digest, if that is known.
 func progressID(p repo.Progress) string {

@@ -1,0 +1,59 @@
+package daemon_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestLoadTellsWhileReading: progress comes while the archive is still being sent, and takes nothing from it.
+func TestLoadTellsWhileReading(t *testing.T) {
+	m := newMachine(t, "")
+	noise := make([]byte, 20<<20)
+	_, _ = rand.Read(noise)
+	layer, err := io.ReadAll(tarOf(t, "noise", string(noise)))
+	require.NoError(t, err)
+	sum := sha256.Sum256(layer)
+	config := fmt.Sprintf(`{"architecture":%q,"os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}`, runtime.GOARCH, hex.EncodeToString(sum[:]))
+	raw, err := io.ReadAll(tarOf(t, "x/layer.tar", string(layer), "config.json", config,
+		"manifest.json", `[{"Config":"config.json","RepoTags":["noise:1"],"Layers":["x/layer.tar"]}]`))
+	require.NoError(t, err)
+
+	body, send := io.Pipe()
+	req, err := http.NewRequest("POST", "http://coble/v1.43/images/load", body)
+	require.NoError(t, err)
+	begun, sent := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := io.Copy(send, bytes.NewReader(raw[:16<<20]))
+		<-begun
+		if err == nil {
+			_, err = io.Copy(send, bytes.NewReader(raw[16<<20:]))
+		}
+		send.Close()
+		sent <- err
+	}()
+	resp, err := m.http.Do(req) // as soon as the answer begins
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	answer := bufio.NewReader(resp.Body)
+	line, err := answer.ReadString('\n')
+	require.NoError(t, err)
+	require.Contains(t, line, `"status":"unpacking"`)
+	require.Contains(t, line, `"id":"layer"`)
+	close(begun)
+	rest, err := io.ReadAll(answer)
+	require.NoError(t, err)
+	require.NoError(t, <-sent)
+	require.Contains(t, string(rest), `"status":"done"`)
+	require.Contains(t, string(rest), "Loaded image: noise:1")
+	require.EqualValues(t, len(noise), m.image("noise:1").Size)
+}
