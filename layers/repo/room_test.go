@@ -87,6 +87,7 @@ func TestUnreferencedGoesFirst(t *testing.T) {
 						return
 					}
 					defer db.Close()
+					r.small = 0
 					if prepared = leftovers(r, root, kind, stranger); prepared != nil {
 						return
 					}

@@ -3,11 +3,13 @@ package daemon_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"testing"
@@ -41,7 +43,13 @@ func TestLoadTellsWhileReading(t *testing.T) {
 		send.Close()
 		sent <- err
 	}()
-	resp, err := m.http.Do(req) // as soon as the answer begins
+	// A connection that is kept, as Docker's clients do.
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", m.sock())
+	}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Do(req) // as soon as the answer begins
 	require.NoError(t, err)
 	defer resp.Body.Close()
 	answer := bufio.NewReader(resp.Body)
