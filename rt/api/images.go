@@ -249,35 +249,31 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 	if p := r.FormValue("platform"); p != "" {
 		return invalid("load images: the engine takes the image for its own machine out of an archive; leave platform=%s out", p)
 	}
-	quiet := flag(r, "quiet")
-	w.Header().Set("Content-Type", "application/json")
-	enc := json.NewEncoder(w)
+	l := &lines{w: w}
 	in := engine.LoadIn{}
-	if !quiet {
+	if !flag(r, "quiet") {
 		// The archive is still coming in: net/http would end that with the first byte of an answer.
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 			return fmt.Errorf("load images: %w", err)
 		}
 		var early earlyProgress
 		in.Progress = func(p repo.Progress) {
-			if !early.shows(p) {
-				return
+			if early.shows(p) {
+				l.write(progressLine{Status: string(p.Status), ID: progressID(p), Detail: &progressDetail{p.Current, p.Total}})
 			}
-			enc.Encode(map[string]any{"status": p.Status, "id": progressID(p), "progressDetail": map[string]int64{"current": p.Current, "total": p.Total}})
-			flush(w)
 		}
 	}
 	loaded, err := engine.Run[[]repo.Loaded](r.Context(), s.e, "load", in, engine.Streams{Stdin: r.Body})
 	if err != nil {
 		io.Copy(io.Discard, io.LimitReader(r.Body, 64<<20))
-		return err
+		return l.end(err)
 	}
-	for _, l := range loaded {
-		text := "Loaded image: " + l.Ref + "\n"
-		if l.Ref == "" {
-			text = "Loaded image ID: " + l.ID.String() + "\n"
+	for _, img := range loaded {
+		text := "Loaded image: " + img.Ref + "\n"
+		if img.Ref == "" {
+			text = "Loaded image ID: " + img.ID.String() + "\n"
 		}
-		enc.Encode(map[string]string{"stream": text})
+		l.write(progressLine{Stream: text})
 	}
 	return nil
 }

@@ -80,6 +80,7 @@ func readHeader64(r *http.Request, header string, v any) error {
 
 // progressLine is a line of Docker's JSON stream.
 type progressLine struct {
+	Stream   string          `json:"stream,omitempty"`
 	Status   string          `json:"status,omitempty"`
 	Detail   *progressDetail `json:"progressDetail,omitempty"`
 	ID       string          `json:"id,omitempty"`

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -64,4 +65,15 @@ func TestLoadTellsWhileReading(t *testing.T) {
 	require.Contains(t, string(rest), `"status":"done"`)
 	require.Contains(t, string(rest), "Loaded image: noise:1")
 	require.EqualValues(t, len(noise), m.image("noise:1").Size)
+
+	m.do("DELETE", "/images/noise:1", nil) // or its layer would not be looked at
+	bad := bytes.Replace(raw, []byte("noise:1"), []byte("bad:one"), 1)
+	bad[len(noise)] ^= 1
+	status, text := m.call("POST", "/images/load", bytes.NewReader(bad))
+	require.Equal(t, 200, status, "the answer had begun")
+	last := text[strings.LastIndex(strings.TrimSpace(text), "\n")+1:]
+	require.Contains(t, last, `"error":"load image: layer 1 of 1`)
+	require.Contains(t, last, `"errorDetail":{"message":"load image: layer 1 of 1`)
+	status, _ = m.call("POST", "/images/load?quiet=1", bytes.NewReader(bad))
+	require.Equal(t, 400, status)
 }
