@@ -376,7 +376,9 @@ func TestWhoReachesWhom(t *testing.T) {
 
 	// A frame to the host's own 127.0.0.1, which is routed there for published ports.
 	own := ear(t, 0, "127.0.0.1:7777")
-	require.False(t, hears(t, own, func() { send(t, members["10.99.0.2"], udpFrame(MACFor(open.Gateway4), MACFor(netip.MustParseAddr("10.99.0.2")), netip.MustParseAddrPort("10.99.0.2:7"), netip.MustParseAddrPort("127.0.0.1:7777"))) }))
+	require.False(t, hears(t, own, func() {
+		send(t, members["10.99.0.2"], udpFrame(MACFor(open.Gateway4), MACFor(netip.MustParseAddr("10.99.0.2")), netip.MustParseAddrPort("10.99.0.2:7"), netip.MustParseAddrPort("127.0.0.1:7777")))
+	}))
 
 	for to := range members {
 		_, err := dial(netip.AddrPortFrom(netip.MustParseAddr(to), 80).String())
