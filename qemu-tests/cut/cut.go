@@ -156,8 +156,11 @@ func (l *Log) tear(n int, random *rand.Rand) []int {
 	return order
 }
 
+// build makes out anew, as another inode: who has made a mount namespace while an
+// earlier image of that name was mounted still has that mounted, and mount(8) would
+// take the loop device that goes with it, and what its cache holds.
 func (l *Log) build(base, out string, order []int) error {
-	if msg, err := exec.Command("cp", "--reflink=auto", "--sparse=auto", base, out).CombinedOutput(); err != nil {
+	if msg, err := exec.Command("cp", "--reflink=auto", "--sparse=auto", "--remove-destination", base, out).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy %s: %w: %s", base, err, msg)
 	}
 	f, err := os.OpenFile(out, os.O_WRONLY, 0)

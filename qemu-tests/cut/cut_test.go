@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -60,10 +61,17 @@ func TestCuts(t *testing.T) {
 		require.NoError(t, err)
 		return string([]byte{data[0], data[512], data[1024], data[1536]})
 	}
+	require.NoError(t, os.WriteFile(out, []byte("still mounted elsewhere"), 0o600))
+	old, err := os.Open(out)
+	require.NoError(t, err)
+	defer old.Close()
 	for n, want := range []string{"....", "a...", "ab..", "ab..", "cb..", "cbd.", "cbd.", "cfd."} {
 		require.NoError(t, l.Clean(base, out, n))
 		require.Equal(t, want, letters())
 	}
+	left, err := io.ReadAll(old)
+	require.NoError(t, err)
+	require.Equal(t, "still mounted elsewhere", string(left), "an image that others have open stays theirs")
 	seen := map[string]bool{}
 	for seed := range uint64(64) {
 		require.NoError(t, l.Torn(base, out, 7, rand.New(rand.NewPCG(seed, 0))))
