@@ -96,28 +96,62 @@ func states(ops []op) []state {
 	return out
 }
 
-// TestCutsOfALife cuts the power of an appliance at many points of its store's life, clean and torn, on each file system:
-// $COBLE_CUTS, or 100. Each disk must mount; everything in the store must be whole, down to each file; what had been acknowledged
+// setting is where a life takes place.
+type setting struct {
+	fs     string // of the data disk
+	mib    int    // its size
+	driver string // graph driver; empty: the appliance's own engine and choice
+	cuts   int    // unless $COBLE_CUTS says otherwise
+}
+
+// root is the store's folder on the data disk.
+func (s setting) root() string {
+	if s.driver == "" {
+		return "coble"
+	}
+	return s.driver
+}
+
+// start starts a second engine for a driver that the appliance does not choose by itself, and makes it the one that commands
+// of the shell talk to.
+func (s setting) start() string {
+	if s.driver == "" {
+		return "true"
+	}
+	return fmt.Sprintf("export DOCKER_HOST=unix:///run/%[1]s.sock; (coble daemon --graph-driver %[1]s --root /data/%[1]s --run /run/%[1]s -H $DOCKER_HOST --config /etc/coble/coble.toml 2>/dev/null &); until coble version 2>/dev/null >&2; do sleep 0.1; done", s.driver)
+}
+
+// file is where what a container wrote to /file lies, below root.
+func (s setting) file() string {
+	switch s.driver {
+	case "btrfs":
+		return "btrfs/c/*/v/r/file"
+	case "vfs":
+		return "vfs/c/*/r/file"
+	}
+	return "overlay/c/*/u/file"
+}
+
+// TestCutsOfALife cuts the power of an appliance at many points of its store's life, clean and torn, on each file system and
+// with each driver: $COBLE_CUTS, or as many as the setting says. Each disk must mount; everything in the store must be whole, down to each file; what had been acknowledged
 // must be there, and of the operation under way all or nothing.
 func TestCutsOfALife(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: run as root (it mounts disk images)")
 	}
-	for _, fs := range []struct {
-		name string
-		mib  int
-	}{{"ext4", 64}, {"btrfs", 128}} {
-		t.Run(fs.name, func(t *testing.T) { cutLife(t, fs.name, fs.mib) })
+	for name, s := range map[string]setting{
+		"ext4":         {fs: "ext4", mib: 64, cuts: 100},
+		"btrfs":        {fs: "btrfs", mib: 128, cuts: 100},
+		"driver-btrfs": {fs: "btrfs", mib: 128, driver: "btrfs", cuts: 40},
+		"driver-vfs":   {fs: "ext4", mib: 64, driver: "vfs", cuts: 20},
+	} {
+		t.Run(name, func(t *testing.T) { cutLife(t, s) })
 	}
 }
 
-func cuts(t *testing.T) int {
-	n, err := strconv.Atoi(cmp.Or(os.Getenv("COBLE_CUTS"), "100"))
+func cutLife(t *testing.T, s setting) {
+	points, err := strconv.Atoi(cmp.Or(os.Getenv("COBLE_CUTS"), strconv.Itoa(s.cuts)))
 	require.NoError(t, err)
-	return n / 2
-}
-
-func cutLife(t *testing.T, fs string, mib int) {
 	dir, data := t.TempDir(), t.TempDir()
 	ids := map[string]string{} // of images: which one
 	for _, n := range []string{"a", "b"} {
@@ -127,8 +161,8 @@ func cutLife(t *testing.T, fs string, mib int) {
 	}
 	require.NoError(t, os.WriteFile(dir+"/log", nil, 0o600))
 	a := vm.NewAppliance(t, vm.ApplianceOptions{
-		Kernel: vm.FetchKernelT(t, "amd64", "6.1"), TOML: fmt.Sprintf(lifeConfig, fs), Btrfs: fs == "btrfs", Modules: []string{fs},
-		DataDir: data, DataMiB: mib, WriteLog: dir + "/log", Shell: true,
+		Kernel: vm.FetchKernelT(t, "amd64", "6.1"), TOML: fmt.Sprintf(lifeConfig, s.fs), Btrfs: s.fs == "btrfs", Modules: []string{s.fs},
+		DataDir: data, DataMiB: s.mib, WriteLog: dir + "/log", Shell: true,
 	})
 	base := dir + "/base"
 	require.NoError(t, copyFile(a.Data, base))
@@ -138,14 +172,14 @@ func cutLife(t *testing.T, fs string, mib int) {
 	ids[digest.FromBytes(config).String()] = "c"
 	_, port, _ := strings.Cut(host.Host(), ":")
 	ops := life("10.0.2.2:" + port)
-	acked := live(t, a, dir+"/log", ops)
+	acked := live(t, a, dir+"/log", s.start(), ops)
 	l, err := cut.Open(dir + "/log")
 	require.NoError(t, err)
 	defer l.Close()
 	t.Logf("%d requests; the operations were acknowledged at %v", len(l.Entries), acked)
 
 	want := states(ops)
-	for i, of := 0, cuts(t); i < of; i++ {
+	for i, of := 0, points/2; i < of; i++ {
 		n := len(l.Entries) * (i + 1) / of
 		done := 0
 		for done < len(acked) && acked[done] <= n {
@@ -160,7 +194,7 @@ func cutLife(t *testing.T, fs string, mib int) {
 			} else {
 				require.NoError(t, l.Clean(base, out, n))
 			}
-			if err := checkLife(t.Context(), out, fs, ids, allowed, done == 0); err != nil {
+			if err := checkLife(t.Context(), out, s, ids, allowed, done == 0); err != nil {
 				t.Errorf("%s: %v", what, err)
 				keep(t, out)
 				return
@@ -176,11 +210,12 @@ func keep(t *testing.T, disk string) {
 	}
 }
 
-// live boots the appliance, does the operations, and returns how many requests the log had when each was acknowledged.
-func live(t *testing.T, a *vm.Appliance, log string, ops []op) (acked []int) {
+// live boots the appliance, starts what the setting needs, does the operations, and returns how many requests the log had when each was acknowledged.
+func live(t *testing.T, a *vm.Appliance, log, start string, ops []op) (acked []int) {
 	ctx, v := a.Boot(t, 40*time.Second)
 	_, err := v.WaitFor(ctx, `/# `)
 	require.NoError(t, err)
+	require.NoError(t, v.Send(start))
 	for i, o := range ops {
 		require.NoError(t, v.Send(fmt.Sprintf("%s && echo ack''ed %d || echo fai''led %d", o.command, i, i)))
 		m, err := v.WaitFor(ctx, fmt.Sprintf(`(acked|failed) %d\r?\n`, i))
@@ -188,23 +223,23 @@ func live(t *testing.T, a *vm.Appliance, log string, ops []op) (acked []int) {
 		require.Equal(t, "acked", m[1], o.command)
 		acked = append(acked, entries(t, log))
 	}
-	require.NoError(t, v.Send("coble poweroff"))
+	require.NoError(t, v.Send("unset DOCKER_HOST; coble poweroff"))
 	require.NoError(t, v.Wait(ctx))
 	return acked
 }
 
 // checkLife looks at a disk as it was after a cut.
-func checkLife(ctx context.Context, disk, fs string, ids map[string]string, allowed []state, early bool) (err error) {
+func checkLife(ctx context.Context, disk string, s setting, ids map[string]string, allowed []state, early bool) (err error) {
 	mnt, err := os.MkdirTemp("", "coble-cut-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(mnt)
-	if out, err := exec.Command("mount", "-t", fs, "-o", "loop", disk, mnt).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-t", s.fs, "-o", "loop", disk, mnt).CombinedOutput(); err != nil {
 		return fmt.Errorf("mount: %s", out)
 	}
 	defer func() { err = errors.Join(err, unix.Unmount(mnt, 0)) }()
-	root := mnt + "/coble"
+	root := filepath.Join(mnt, s.root())
 	if _, err := os.Stat(root); err != nil && early {
 		return nil
 	}
@@ -218,7 +253,7 @@ func checkLife(ctx context.Context, disk, fs string, ids map[string]string, allo
 		return err
 	}
 	defer st.Close()
-	r, err := repo.Open(repo.Options{Root: root, DB: st.Durable})
+	r, err := repo.Open(repo.Options{Root: root, DB: st.Durable, Driver: s.driver})
 	if err != nil {
 		return err
 	}
@@ -229,7 +264,7 @@ func checkLife(ctx context.Context, disk, fs string, ids map[string]string, allo
 	if len(found) > 0 {
 		return fmt.Errorf("damage: %+v", found)
 	}
-	got, err := held(r, st, root, ids)
+	got, err := held(r, st, filepath.Join(root, s.file()), ids)
 	if err != nil {
 		return err
 	}
@@ -243,8 +278,8 @@ func (s state) is(want state) bool {
 	return maps.Equal(s.images, want.images) && s.dangling == want.dangling && s.containers == want.containers && s.written == want.written
 }
 
-// held is what the store holds.
-func held(r *repo.Repo, st *store.Store, root string, ids map[string]string) (state, error) {
+// held is what the store holds. file is where what the container wrote lies.
+func held(r *repo.Repo, st *store.Store, file string, ids map[string]string) (state, error) {
 	s := state{images: map[string]string{}}
 	list, err := r.List()
 	if err != nil {
@@ -274,7 +309,7 @@ func held(r *repo.Repo, st *store.Store, root string, ids map[string]string) (st
 	if s.containers == "" {
 		return s, nil
 	}
-	files, err := filepath.Glob(root + "/overlay/c/*/u/file")
+	files, err := filepath.Glob(file)
 	if err != nil || len(files) == 0 {
 		return s, err
 	}
