@@ -87,12 +87,16 @@ func (m made) config(t testing.TB) []byte {
 	for _, l := range m.layers {
 		diffs = append(diffs, digest.FromBytes(l))
 	}
-	raw, err := json.Marshal(map[string]any{
+	raw, err := m.configOf(diffs)
+	require.NoError(t, err)
+	return raw
+}
+
+func (m made) configOf(diffs []digest.Digest) ([]byte, error) {
+	return json.Marshal(map[string]any{
 		"architecture": "amd64", "os": "linux", "config": map[string]any{"Labels": map[string]string{"l": m.label}, "Cmd": []string{"sh"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": diffs},
 	})
-	require.NoError(t, err)
-	return raw
 }
 
 // docker makes a docker-archive, with manifest.json last, as docker save

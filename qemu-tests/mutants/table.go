@@ -36,7 +36,16 @@ func archives() []mutant {
 
 // durable are the fsyncs and the orders of writing that a power cut or a kill tries.
 func durable() []mutant {
+	killed := func(name, file, old, new string) mutant {
+		return mutant{"killed: " + name, "layers/repo/" + file, old, new, "./layers/repo", "TestKilled$/overlay"}
+	}
 	return []mutant{
+		killed("folders that no record names are swept", "repo.go", "if want[id] {", "if true {"),
+		killed("a writable layer is forgotten before it goes", "tops.go", "\t\tid = t.Folder\n\t\treturn g.Delete(node)", "\t\tid = t.Folder\n\t\tif err := r.drv.RemoveTop(id); err != nil {\n\t\t\treturn err\n\t\t}\n\t\treturn g.Delete(node)"),
+		killed("a layer is recorded once it is whole", "layer.go", "\t\tvar st archive.Stats\n", "\t\tif _, err := r.recordLayer(j, below, l); err != nil {\n\t\t\treturn err\n\t\t}\n\t\tvar st archive.Stats\n"),
+		killed("layers of what was cut short go", "repo.go", "_, err = r.collect()\n", ""),
+		killed("an image comes with its name", "load.go", "\treturn r.update(func(g graph.Graph) error { return putImage(g, rc, nodes) })", "\tbare := rc\n\tbare.names = nil\n\tif err := r.update(func(g graph.Graph) error { return putImage(g, bare, nodes) }); err != nil {\n\t\treturn err\n\t}\n\treturn r.update(func(g graph.Graph) error { return putImage(g, rc, nodes) })"),
+		killed("a lease goes with its image's coming", "pull.go", "if err := endLease(g, lease); err != nil {", "if err := error(nil); err != nil {"),
 		{"layers: a layer is synced before it gets its name", "layers/blob/file.go", "if err := unix.Syncfs(int(d.Fd())); err != nil {", "if err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfFirstUnpack"},
 		{"power: a layer's content is synced", "layers/blob/file.go", "if err := unix.Syncfs(int(d.Fd())); err != nil {", "if err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfALife/ext4"},
 		{"power: the names of layers' records are synced", "layers/repo/stage.go", "return blob.SyncDir(r.meta())", "return nil", "./qemu-tests/power", "TestCutsOfALife/ext4"},
