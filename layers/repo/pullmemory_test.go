@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -16,13 +17,15 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
+	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry/registrytest"
 	"github.com/coble-os/coble/layers/registry/server"
 )
 
-// pullEnv has a child process of a test pull an image, name@folder.
+// pullEnv has a child process of a test pull an image, name@folder, or load
+// one, /path@folder.
 const pullEnv = "COBLE_TEST_PULL"
 
 // pullInChild pulls and prints by how many KiB memory grew beyond what the
@@ -31,10 +34,6 @@ func pullInChild(job string) error {
 	name, dir, ok := strings.Cut(job, "@")
 	if !ok {
 		return errors.New("want name@folder")
-	}
-	n, err := image.ParseName(name)
-	if err != nil {
-		return err
 	}
 	debug.SetGCPercent(50) // as the engine does
 	r, db, err := openAt(dir, filepath.Join(dir, "r"), "")
@@ -46,7 +45,12 @@ func pullInChild(job string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := pullFrom(ctx, r, n, nil); err != nil {
+	if strings.HasPrefix(name, "/") {
+		_, err = r.LoadPath(ctx, name, "", nil)
+	} else {
+		err = suffer(r, "pull", []string{name})
+	}
+	if err != nil {
 		return err
 	}
 	peak, err := status("VmHWM:")
@@ -67,11 +71,50 @@ func status(field string) (int, error) {
 	return 0, errors.New("no " + field)
 }
 
-// child runs this test binary again, to pull.
-func child(dir string, n image.Name) *exec.Cmd {
+// child runs this test binary again, to pull or load.
+func child(dir, name string) *exec.Cmd {
 	c := exec.Command(os.Args[0])
-	c.Env = append(os.Environ(), pullEnv+"="+n.String()+"@"+dir)
+	c.Env = append(os.Environ(), pullEnv+"="+name+"@"+dir)
 	return c
+}
+
+// grew runs a child to its end, and gives by how many KiB its memory grew.
+func grew(t *testing.T, c *exec.Cmd) (kib int) {
+	t.Helper()
+	var errs bytes.Buffer
+	c.Stderr = &errs
+	out, err := c.Output()
+	require.NoError(t, err, errs.String())
+	_, err = fmt.Sscanf(string(out), "grew %d", &kib)
+	require.NoError(t, err, string(out))
+	return kib
+}
+
+// Memory does not grow with the number of files either, and a removal leaves
+// nothing: $COBLE_FILES empty ones in one layer.
+func TestManyFiles(t *testing.T) {
+	drivertest.NeedRoot(t)
+	n, err := strconv.Atoi(cmp.Or(os.Getenv("COBLE_FILES"), "100000"))
+	require.NoError(t, err)
+	m := made{label: "many", tags: []string{"many:1"}, layers: [][]byte{manyFiles(t, n, 0)}}
+	archive := write(t, tarOf(t, docker(t, blob.Gzip, m)...))
+	w := where{dir: t.TempDir()}
+	start := time.Now()
+	kib := grew(t, child(w.dir, archive))
+	t.Logf("%d files loaded in %v; memory grew by %d KiB", n, time.Since(start).Round(time.Millisecond), kib)
+	require.Less(t, kib, 32<<10)
+	r, db := w.open(t)
+	start = time.Now()
+	found, err := r.Check(ctx, CheckOptions{})
+	require.NoError(t, err)
+	require.Empty(t, found)
+	t.Logf("checked in %v", time.Since(start).Round(time.Millisecond))
+	start = time.Now()
+	_, err = r.Remove("many:1", false)
+	require.NoError(t, err)
+	t.Logf("removed in %v", time.Since(start).Round(time.Millisecond))
+	empty(t, r)
+	require.NoError(t, db.Close())
 }
 
 // Memory does not grow with the image: 200 MB in three layers at once.
@@ -85,16 +128,9 @@ func TestPullInLittleMemory(t *testing.T) {
 		m.layers = append(m.layers, drivertest.Layer(t, drivertest.Entry{Name: "f" + fmt.Sprint(i), Body: body}))
 	}
 	reg.Put(t, "large", "1", ocispec.MediaTypeImageLayer, m.config(t), m.layers...)
-	c := child(t.TempDir(), image.Name{Repo: reg.Host() + "/large", Tag: "1"})
-	var errs bytes.Buffer
-	c.Stderr = &errs
-	out, err := c.Output()
-	require.NoError(t, err, errs.String())
-	var grew int
-	_, err = fmt.Sscanf(string(out), "grew %d", &grew)
-	require.NoError(t, err, string(out))
-	t.Logf("memory grew by %d KiB", grew)
-	require.Less(t, grew, 32<<10)
+	kib := grew(t, child(t.TempDir(), reg.Host()+"/large:1"))
+	t.Logf("memory grew by %d KiB", kib)
+	require.Less(t, kib, 32<<10)
 }
 
 // A SIGKILL at any moment of a pull: the next goes on, asks for no byte of a
@@ -109,7 +145,7 @@ func TestKilledWhilePulling(t *testing.T) {
 	for i := range 12 {
 		reg.Mend()
 		reg.Spoil("GET /v2/some/blobs/", -1, registrytest.Slow(64<<10, time.Millisecond))
-		c := child(w.dir, n)
+		c := child(w.dir, n.String())
 		require.NoError(t, c.Start())
 		ended := make(chan struct{})
 		go func() {
