@@ -18,7 +18,8 @@ import (
 	"github.com/coble-os/coble/layers/graph"
 )
 
-// Origin is where layers can be had again: an archive, a folder, a registry.
+// Origin is where layers can be had again: an archive, a folder,
+// another store, a registry.
 type Origin interface {
 	// Layer opens the plain tar stream of a layer by its diff id, which is
 	// checked while it is read. images are names of images that have it.
@@ -26,9 +27,17 @@ type Origin interface {
 	Layer(ctx context.Context, diffID digest.Digest, images []string) (io.ReadCloser, error)
 }
 
-// OpenOrigin makes an origin of an archive, or of an OCI layout as a folder.
-// The caller closes it.
+// OpenOrigin makes an origin of an archive, of an OCI layout as a folder, or
+// of the folder of another store, which may be read-only. The caller closes
+// it.
 func (r *Repo) OpenOrigin(ctx context.Context, path string) (Origin, io.Closer, error) {
+	if isStore(path) {
+		o, err := r.openStore(path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open the store %s to repair from: %w", path, err)
+		}
+		return o, io.NopCloser(nil), nil
+	}
 	s, err := openSource(ctx, path, r.temp(), r.freed)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open %s to repair from: %w", path, err)

@@ -21,9 +21,12 @@ import (
 // Records of layers (package record) lie in ROOT/meta, each named after its
 // layer's folder. One is in place before the layer's node is written.
 
-const unfinished = ".new"
+const (
+	metaFolder = "meta"
+	unfinished = ".new"
+)
 
-func (r *Repo) meta() string { return filepath.Join(r.o.Root, "meta") }
+func (r *Repo) meta() string { return filepath.Join(r.o.Root, metaFolder) }
 
 func (r *Repo) recordPath(id string) string { return filepath.Join(r.meta(), id) }
 
@@ -179,20 +182,26 @@ func (s *layerStream) open(r *Repo, l layerNode) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return s.fromRecord(root, f, l.DiffID, r.temp())
+}
+
+// fromRecord has the stream made of a layer's folder and its record, which
+// becomes the stream's to close.
+func (s *layerStream) fromRecord(root, f *os.File, diffID digest.Digest, temp string) (int64, error) {
 	s.files = append(s.files, f)
 	rec, err := record.NewReader(f)
 	if err != nil {
 		return 0, err
 	}
-	if rec.Info().DiffID != l.DiffID {
+	if rec.Info().DiffID != diffID {
 		return 0, fmt.Errorf("%w: it is that of another layer", record.ErrBroken)
 	}
-	stream, err := rec.Stream(func(path string) (io.ReadCloser, error) { return archive.OpenFile(root, path) }, r.temp())
+	stream, err := rec.Stream(func(path string) (io.ReadCloser, error) { return archive.OpenFile(root, path) }, temp)
 	if err != nil {
 		return 0, err
 	}
 	s.files = append(s.files, stream)
-	s.from = blob.Verify(stream, l.DiffID, rec.Info().Size)
+	s.from = blob.Verify(stream, diffID, rec.Info().Size)
 	return rec.Info().Size, nil
 }
 

@@ -31,6 +31,8 @@ func images() []mutant {
 		{"repo: a layer stays while it is read", "layers/repo/record.go", "pins := []string{node}\n\tr.pin(pins)", "pins := []string{}\n\tr.pin(pins)", "./layers/repo", "TestOpenLayerHolds"},
 		{"repo: a layer without a record is compared before it goes out", "layers/repo/record.go", "if sum.Digest() != l.DiffID {", "if false {", "./layers/repo", "TestOpenLayerWithoutRecord"},
 		{"repo: a container's layer stays with it", "layers/repo/containers.go", "if g.Has(topPrefix + id) {", "if false {", "./layers/repo", "TestContainersInTheGraph"},
+		{"repo: a store that is repaired from is not written", "layers/repo/factory.go", "ReadOnly: true, ", "", "./layers/repo", "TestRepairFromStore"},
+		{"repo: a damaged store that is repaired from does not end the engine", "layers/repo/factory.go", "defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))", "_ = debug.SetPanicOnFault", "./layers/repo", "TestRepairFromBadStores"},
 		{"graph: a path never means what is gone", "layers/graph/path.go", "return g.Link(Edge{PathPrefix + p, kindIs, to})", "return g.out.Put(key(PathPrefix+p, kindIs, to), []byte{})", "./layers/graph", "TestPaths"},
 		{"api: half an archive does not look whole", "rt/api/archives.go", "panic(http.ErrAbortHandler)", "return nil", "./rt/daemon", "TestSaveOfDamagedImage"},
 		{"client: a stream that breaks off leaves the old file", "rt/client/archives.go", "if err = errors.Join(err, f.Chmod(0o600), f.Close()); err == nil {", "if err2 := errors.Join(f.Chmod(0o600), f.Close()); err2 == nil {", "./rt/client", "TestOutput"},

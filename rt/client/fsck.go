@@ -44,7 +44,7 @@ func (f finding) String() string {
 
 func fsckVerb(f *pflag.FlagSet) runner {
 	quick := f.Bool("quick", false, "look whether everything is there, not what is in it")
-	repair := f.String("repair", "", "bring damaged files back from this archive or OCI layout folder, from `registry` (the images' own), or from registry://HOST:PORT")
+	repair := f.String("repair", "", "bring damaged files back from this archive, OCI layout folder or folder of another store, from `registry` (the images' own), or from registry://HOST:PORT")
 	return func(ctx context.Context, a *app, args []string) error {
 		if err := need(args, 0, -1, "images"); err != nil {
 			return err
@@ -72,7 +72,7 @@ func fsckVerb(f *pflag.FlagSet) runner {
 			left += n
 		}
 		if left > 0 && *repair == "" {
-			return fmt.Errorf("%d damaged: repair with --repair ARCHIVE, --repair registry or --repair registry://HOST:PORT", left)
+			return fmt.Errorf("%d damaged: repair with --repair ARCHIVE, --repair STORE, --repair registry or --repair registry://HOST:PORT", left)
 		}
 		if left > 0 {
 			return fmt.Errorf("%d damaged still", left)

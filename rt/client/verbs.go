@@ -54,7 +54,7 @@ func commands() []command {
 		{"load", "load [-i FILE] [-q]", "unpack images from an archive (docker-archive or OCI layout)", loadVerb},
 		{"tag", "tag IMAGE NAME", "give an image another name", tagVerb},
 		{"rmi", "rmi [-f] IMAGE...", "remove images", rmiVerb},
-		{"fsck", "fsck [--quick] [--repair ARCHIVE|registry|registry://HOST] [IMAGE...]", "check stored images down to each file, and repair them", fsckVerb},
+		{"fsck", "fsck [--quick] [--repair ARCHIVE|STORE|registry|registry://HOST] [IMAGE...]", "check stored images down to each file, and repair them", fsckVerb},
 		{"network ls", "network ls [-q] [--filter NAME=VALUE]…", "list networks", networksVerb},
 		{"network create", "network create [--subnet PREFIX]… [--internal] [--ipv6] [-o OPTION=VALUE]… NAME", "make a network", networkCreateVerb},
 		{"network inspect", "network inspect NETWORK...", "show all that is known of networks", networkInspectVerb},

@@ -43,8 +43,9 @@ func (e *Engine) fsck(j *Job, in FsckIn) ([]repo.Finding, error) {
 	return found, nil
 }
 
-// repairFrom opens what to repair from: an archive or OCI layout folder on the engine's machine by its path, "registry" for
-// the registries that the images' names lead to, "registry://HOST[:PORT]" for a neighbour that has the images too.
+// repairFrom opens what to repair from: an archive, an OCI layout or another store as a folder, on the engine's machine by
+// its path, "registry" for the registries that the images' names lead to, "registry://HOST[:PORT]" for a neighbour that has
+// the images too.
 func (e *Engine) repairFrom(ctx context.Context, o *repo.CheckOptions, from string) (c io.Closer, err error) {
 	host, neighbour := strings.CutPrefix(from, "registry://")
 	switch {

@@ -1,0 +1,119 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/layers/graph"
+)
+
+// storeFile is what the engine calls the database in the folder of a store.
+const storeFile = "coble.db"
+
+// storeOrigin is another store as an Origin. It may lie on a read-only file
+// system: nothing in it is written, made or locked for writing. It is not
+// trusted either: layers are checked as they are read.
+type storeOrigin struct {
+	path, temp string
+	layers     map[digest.Digest]layerNode // by diff id
+}
+
+// openStore makes an origin of a store's folder. The database is closed
+// again on return.
+func (r *Repo) openStore(path string) (_ Origin, err error) {
+	// Pages of a damaged database: bbolt panics at some, and a file that ends
+	// too early faults (SIGBUS).
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if bad := recover(); bad != nil {
+			err = fmt.Errorf("its %s is damaged: %v", storeFile, bad)
+		}
+	}()
+	db, err := bbolt.Open(filepath.Join(path, storeFile), 0, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, errors.New("an engine has it open: stop that one first, or repair from it as registry://HOST:PORT")
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	o := &storeOrigin{path, r.temp(), map[digest.Digest]layerNode{}}
+	return o, db.View(func(tx *bbolt.Tx) error {
+		g, err := graph.Open(tx, graphName)
+		if err != nil {
+			return err
+		}
+		for _, n := range g.Names(layerPrefix) {
+			var l layerNode
+			if err := load(g, n, &l); err != nil {
+				return err
+			}
+			if _, known := o.layers[l.DiffID]; !known && l.Place == "" {
+				o.layers[l.DiffID] = l
+			}
+		}
+		return nil
+	})
+}
+
+// tree is where a layer's files lie.
+func (o *storeOrigin) tree(l layerNode) (string, error) {
+	if err := driver.CheckID(l.Folder); err != nil {
+		return "", err
+	}
+	in := map[string]string{"overlay": "", "vfs": "r", "btrfs": "v/r"}
+	sub, ok := in[l.Driver]
+	if !ok {
+		return "", fmt.Errorf("its layers are of driver %s, and only those of overlay, vfs and btrfs can be read without an engine", l.Driver)
+	}
+	return filepath.Join(o.path, l.Driver, "d", l.Folder, sub), nil
+}
+
+// Layer implements Origin.
+func (o *storeOrigin) Layer(_ context.Context, diffID digest.Digest, _ []string) (_ io.ReadCloser, err error) {
+	l, ok := o.layers[diffID]
+	if !ok {
+		return nil, fmt.Errorf("%w: the store %s has no layer %.19s", ErrNotFound, o.path, diffID)
+	}
+	s := &layerStream{name: fmt.Sprintf("layer %.19s of the store %s", diffID, o.path), done: func() error { return nil }}
+	defer func() {
+		if err != nil {
+			err = errors.Join(s.explain(err), s.closeFiles())
+		}
+	}()
+	tree, err := o.tree(l)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenFile(tree, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	s.files = append(s.files, root)
+	f, err := os.Open(filepath.Join(o.path, metaFolder, l.Folder))
+	if err != nil {
+		return nil, err
+	}
+	if _, err = s.fromRecord(root, f, diffID, o.temp); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// isStore tells whether a folder is that of a store.
+func isStore(path string) bool {
+	st, err := os.Stat(filepath.Join(path, storeFile))
+	return err == nil && st.Mode().IsRegular()
+}
