@@ -309,6 +309,9 @@ func held(r *repo.Repo, st *store.Store, file string, ids map[string]string) (st
 	if s.containers == "" {
 		return s, nil
 	}
+	if err := copied(filepath.Dir(file)); err != nil {
+		return s, err
+	}
 	files, err := filepath.Glob(file)
 	if err != nil || len(files) == 0 {
 		return s, err
@@ -316,6 +319,19 @@ func held(r *repo.Repo, st *store.Store, file string, ids map[string]string) (st
 	b, err := os.ReadFile(files[0])
 	s.written = string(b)
 	return s, err
+}
+
+// copied checks what a container's folder has of its image, where the driver copies that into it.
+func copied(pattern string) error {
+	roots, err := filepath.Glob(pattern)
+	if err != nil || len(roots) != 1 || strings.HasSuffix(pattern, "/u") {
+		return err
+	}
+	b, err := os.ReadFile(roots[0] + "/data/only-a")
+	if err == nil && string(b) != strings.Repeat("a", 100_000) {
+		err = fmt.Errorf("the container's copy of its image is damaged: /data/only-a has %d bytes", len(b))
+	}
+	return err
 }
 
 // imageID is the id of the image of a docker-archive of package box, which names its configuration after it.
