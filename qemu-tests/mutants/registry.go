@@ -30,6 +30,7 @@ func registries() []mutant {
 		pull("finished layers are kept", "layer.go", "return keep(g, j.lease, node)", "return nil", "TestLeaseKeepsFinishedLayers"),
 		pull("a blob is fetched once for all", "fetch.go", "f.desc.Size == d.Size && !f.drop && !f.failed() {", "false {", "TestPullsShareTheWork"),
 		pull("an image that cannot fit is refused", "pull.go", "if err := p.r.room(total); err != nil {", "if err := error(nil); err != nil {", "TestPullRefusesManifests"),
+		pull("what is finished is published though the rest fails", "pull.go", "err = errors.Join(err, b.publish()) // also if the rest failed", "if err == nil {\n\t\t\terr = b.publish()\n\t\t}", "TestLeaseKeepsFinishedLayers"),
 		server("content is checked", "uploads.go", "if got != d {", "if false {", "TestRefusals"),
 		server("chunks follow one another", "uploads.go", "if from != u.size {", "if false {", "TestChunks"),
 		server("an upload is its repository's", "uploads.go", "if u != nil && u.name == name {", "if u != nil {", "TestChunks"),
