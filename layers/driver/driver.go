@@ -57,6 +57,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver/packed"
 )
 
@@ -155,6 +156,12 @@ type Driver interface {
 	// Name is the driver's name: overlay, btrfs, vfs.
 	Name() string
 
+	// Marks is how the folder that OpenLayer opens shows what a layer hides.
+	// With archive.OverlayMarks it holds the layer alone; with
+	// archive.FileMarks the driver unpacked the layer over what lies below it,
+	// and the folder shows both and no marks.
+	Marks() archive.Marks
+
 	// Unpack makes the layer id over the stack out of a plain tar stream,
 	// which it reads to its end. An error that the stream gives comes back
 	// wrapped. Left-overs of an earlier try under the same id are replaced.
@@ -219,6 +226,15 @@ type Adopter interface {
 	// Has, Create and Mounts, and the errors of the latter name the file. Over
 	// what other layers it is used makes no difference.
 	Adopt(id string, p packed.Place) error
+}
+
+// Try runs a driver's probe. A full disk proves nothing against a driver, and
+// the engine has to start on one.
+func Try(probe func() error) error {
+	if err := blob.NoSpace(probe()); !errors.Is(err, blob.ErrNoSpace) {
+		return err
+	}
+	return nil
 }
 
 // CheckID refuses ids of another form than the contract's, before they

@@ -288,6 +288,17 @@ func Walk(root string, fn func(path string, dir int, base string, st *unix.Stat_
 	return walk(f, "", fn)
 }
 
+// WalkIn is Walk for an open folder, whose offset it does not touch.
+func WalkIn(dir *os.File, fn func(path string, dir int, base string, st *unix.Stat_t) error) error {
+	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("walk layer: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), dir.Name())
+	defer f.Close()
+	return walk(f, "", fn)
+}
+
 func walk(f *os.File, prefix string, fn func(string, int, string, *unix.Stat_t) error) error {
 	for {
 		ns, err := f.Readdirnames(512)

@@ -54,7 +54,7 @@ import (
 const volume = "v"
 
 // Driver implements driver.Driver.
-type Driver struct{ driver.Store }
+type Driver struct{ whole.Store }
 
 // Open makes root if needed, and refuses with driver.ErrUnsupported and the
 // reason if subvolumes can't be had there.
@@ -67,23 +67,16 @@ func Open(root string) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Driver{s}
-	if err := d.probe(); err != nil {
+	d := &Driver{whole.New(s, func(place string) (*os.File, error) { return whole.OpenDir(tree(place)) })}
+	if err := driver.Try(d.probe); err != nil {
 		return nil, unsupported(err)
 	}
 	return d, nil
 }
 
 // probe makes a subvolume and takes it away, which tries the privilege and
-// the kernel (5.7 for BTRFS_IOC_SNAP_DESTROY_V2). A full disk proves nothing.
+// the kernel (5.7 for BTRFS_IOC_SNAP_DESTROY_V2).
 func (d *Driver) probe() error {
-	if err := blob.NoSpace(d.try()); !errors.Is(err, blob.ErrNoSpace) {
-		return err
-	}
-	return nil
-}
-
-func (d *Driver) try() error {
 	dir, err := d.Temp("probe")
 	if err != nil {
 		return err
@@ -157,14 +150,11 @@ func (d *Driver) Unpack(ctx context.Context, id string, stack []string, tar io.R
 		return st, err
 	}
 	changes := filepath.Join(temp, volume, "n")
-	if st, err = fill(ctx, changes, tar, l); err != nil {
+	if st, err = whole.Fill(ctx, changes, tar, l); err != nil {
 		return st, err
 	}
 	if err = whole.Merge(changes, tree(temp)); err != nil {
-		return st, fmt.Errorf("apply layer: %w", blob.NoSpace(err))
-	}
-	if err = os.RemoveAll(changes); err != nil {
-		return st, fmt.Errorf("remove unpacked changes: %w", err)
+		return st, err
 	}
 	if err = blob.SyncTree(temp); err != nil {
 		return st, err
@@ -192,18 +182,6 @@ func (d *Driver) giveUp(temp string, cause error) error {
 		return nil // there was no subvolume yet
 	}
 	return d.reclaim(id)
-}
-
-func fill(ctx context.Context, dir string, tar io.Reader, l archive.Limits) (archive.Stats, error) {
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return archive.Stats{}, fmt.Errorf("make layer folder: %w", blob.NoSpace(err))
-	}
-	root, err := os.Open(dir)
-	if err != nil {
-		return archive.Stats{}, fmt.Errorf("open layer folder: %w", err)
-	}
-	defer root.Close()
-	return archive.Unpack(ctx, root, tar, archive.Options{Limits: l, Marks: archive.FileMarks})
 }
 
 // seal makes the subvolume of a whole layer read-only.
@@ -274,48 +252,4 @@ func (d *Driver) Mounts(id string, stack []string) ([]driver.Mount, error) {
 		return nil, err
 	}
 	return []driver.Mount{{Source: tree(d.Top(id)), Flags: unix.MS_BIND}}, nil
-}
-
-// Size implements driver.Driver.
-func (d *Driver) Size(id string, stack []string) (int64, error) {
-	if err := d.NeedTop(id); err != nil {
-		return 0, err
-	}
-	return whole.Size(tree(d.Top(id)), d.below(stack))
-}
-
-// Changes implements driver.Driver.
-func (d *Driver) Changes(id string, stack []string) ([]driver.Change, error) {
-	if err := d.NeedTop(id); err != nil {
-		return nil, err
-	}
-	return whole.Changes(tree(d.Top(id)), d.below(stack))
-}
-
-// OpenLayer implements driver.Driver. What lies below the layer is there as
-// well.
-func (d *Driver) OpenLayer(id string) (*os.File, error) {
-	return d.OpenFolder(id, filepath.Join(volume, "r"))
-}
-
-// Diff implements driver.Driver.
-func (d *Driver) Diff(ctx context.Context, id string, stack []string, w io.Writer) error {
-	cs, err := d.Changes(id, stack)
-	if err != nil {
-		return err
-	}
-	root, err := os.Open(tree(d.Top(id)))
-	if err != nil {
-		return fmt.Errorf("open writable layer: %w", err)
-	}
-	defer root.Close()
-	return driver.PackChanges(ctx, root, cs, w)
-}
-
-// below is the tree of the stack, "" if it is empty.
-func (d *Driver) below(stack []string) string {
-	if len(stack) == 0 {
-		return ""
-	}
-	return tree(d.Layer(stack[0]))
 }

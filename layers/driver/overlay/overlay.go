@@ -63,7 +63,7 @@ func Open(root string) (*Driver, error) {
 	if strings.ContainsAny(root, ":,\\") {
 		return nil, fmt.Errorf("%w: overlay options can't name the folder %q", driver.ErrUnsupported, root)
 	}
-	if err := d.probe(); err != nil {
+	if err := driver.Try(d.probe); err != nil {
 		return nil, fmt.Errorf("%w: overlay on %s: %w", driver.ErrUnsupported, root, err)
 	}
 	return d, nil
@@ -71,6 +71,9 @@ func Open(root string) (*Driver, error) {
 
 // Name implements driver.Driver.
 func (d *Driver) Name() string { return "overlay" }
+
+// Marks implements driver.Driver.
+func (d *Driver) Marks() archive.Marks { return archive.OverlayMarks }
 
 // Unpack implements driver.Driver. The stack is not needed.
 func (d *Driver) Unpack(ctx context.Context, id string, _ []string, tar io.Reader, l archive.Limits) (archive.Stats, error) {

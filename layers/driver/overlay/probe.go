@@ -10,24 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/archive"
-	"github.com/coble-os/coble/layers/blob"
 )
 
 // probe stacks two folders on the driver's file system, in a mount that is
 // attached nowhere (fsopen(2), fsmount(2)), hides a name in it and looks for
 // the mark. That tries all at once: the kernel's overlayfs, the privilege to
 // mount, and what the file system below has to support.
-//
-// A full disk proves nothing against overlay, and the engine has to start on
-// one.
 func (d *Driver) probe() error {
-	if err := blob.NoSpace(d.try()); !errors.Is(err, blob.ErrNoSpace) {
-		return err
-	}
-	return nil
-}
-
-func (d *Driver) try() error {
 	dir, err := d.Temp("probe")
 	if err != nil {
 		return err

@@ -27,19 +27,18 @@ import (
 )
 
 // Driver implements driver.Driver.
-type Driver struct{ driver.Store }
+type Driver struct{ whole.Store }
 
 // Open makes root if needed.
 func Open(root string) (*Driver, error) {
 	s, err := driver.OpenStore(root, nil)
-	return &Driver{s}, err
+	return &Driver{whole.New(s, func(place string) (*os.File, error) { return whole.OpenDir(tree(place)) })}, err
 }
 
 // Name implements driver.Driver.
 func (d *Driver) Name() string { return "vfs" }
 
-// Unpack implements driver.Driver. Only the stack's topmost layer is looked
-// at: it holds all the others.
+// Unpack implements driver.Driver.
 func (d *Driver) Unpack(ctx context.Context, id string, stack []string, tar io.Reader, l archive.Limits) (st archive.Stats, err error) {
 	temp, err := d.Temp(id)
 	if err != nil {
@@ -51,34 +50,19 @@ func (d *Driver) Unpack(ctx context.Context, id string, stack []string, tar io.R
 		}
 	}()
 	changes, all := filepath.Join(temp, "n"), filepath.Join(temp, "r")
-	if st, err = fill(ctx, changes, tar, l); err != nil {
+	if st, err = whole.Fill(ctx, changes, tar, l); err != nil {
 		return st, err
 	}
 	if err = d.copyStack(ctx, stack, all); err != nil {
 		return st, err
 	}
 	if err = whole.Merge(changes, all); err != nil {
-		return st, fmt.Errorf("apply layer: %w", blob.NoSpace(err))
-	}
-	if err = os.RemoveAll(changes); err != nil {
-		return st, fmt.Errorf("remove unpacked changes: %w", err)
+		return st, err
 	}
 	if err = blob.SyncTree(temp); err != nil {
 		return st, err
 	}
 	return st, d.Commit(temp, d.Layer(id))
-}
-
-func fill(ctx context.Context, dir string, tar io.Reader, l archive.Limits) (archive.Stats, error) {
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return archive.Stats{}, fmt.Errorf("make layer folder: %w", blob.NoSpace(err))
-	}
-	root, err := os.Open(dir)
-	if err != nil {
-		return archive.Stats{}, fmt.Errorf("open layer folder: %w", err)
-	}
-	defer root.Close()
-	return archive.Unpack(ctx, root, tar, archive.Options{Limits: l, Marks: archive.FileMarks})
 }
 
 // tree is where the content of a layer or top lies.
@@ -100,10 +84,6 @@ func (d *Driver) copyStack(ctx context.Context, stack []string, to string) error
 	}
 	return nil
 }
-
-// OpenLayer implements driver.Driver. What lies below the layer is there as
-// well.
-func (d *Driver) OpenLayer(id string) (*os.File, error) { return d.OpenFolder(id, "r") }
 
 // Create implements driver.Driver.
 func (d *Driver) Create(id string, stack []string, limit int64) (err error) {
@@ -137,42 +117,4 @@ func (d *Driver) Mounts(id string, stack []string) ([]driver.Mount, error) {
 		return nil, err
 	}
 	return []driver.Mount{{Source: tree(d.Top(id)), Flags: unix.MS_BIND}}, nil
-}
-
-// Size implements driver.Driver.
-func (d *Driver) Size(id string, stack []string) (int64, error) {
-	if err := d.NeedTop(id); err != nil {
-		return 0, err
-	}
-	return whole.Size(tree(d.Top(id)), d.below(stack))
-}
-
-// Changes implements driver.Driver.
-func (d *Driver) Changes(id string, stack []string) ([]driver.Change, error) {
-	if err := d.NeedTop(id); err != nil {
-		return nil, err
-	}
-	return whole.Changes(tree(d.Top(id)), d.below(stack))
-}
-
-// Diff implements driver.Driver.
-func (d *Driver) Diff(ctx context.Context, id string, stack []string, w io.Writer) error {
-	cs, err := d.Changes(id, stack)
-	if err != nil {
-		return err
-	}
-	root, err := os.Open(tree(d.Top(id)))
-	if err != nil {
-		return fmt.Errorf("open writable layer: %w", err)
-	}
-	defer root.Close()
-	return driver.PackChanges(ctx, root, cs, w)
-}
-
-// below is the tree of the stack, "" if it is empty.
-func (d *Driver) below(stack []string) string {
-	if len(stack) == 0 {
-		return ""
-	}
-	return tree(d.Layer(stack[0]))
 }

@@ -1,12 +1,6 @@
-// Package whole has what drivers share whose layers are whole trees rather
-// than changes: applying a layer's changes to a copy of what lies below, and
-// finding what a container changed by comparing two trees.
-//
-// It makes nothing durable and knows no ids.
 package whole
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -15,10 +9,10 @@ import (
 	"github.com/coble-os/coble/layers/driver"
 )
 
-// Size is what now has that was does not, in bytes of files (blocks of
-// stat(2)); a file with several names counts once. An empty was is an empty
+// size is what now has that was does not, in bytes of files (blocks of
+// stat(2)); a file with several names counts once. A nil was is an empty
 // tree.
-func Size(now, was string) (int64, error) {
+func size(now, was *os.File) (int64, error) {
 	var sum int64
 	seen := map[uint64]bool{}
 	err := compare(now, was, func(_ string, k driver.Kind, st *unix.Stat_t) {
@@ -33,9 +27,9 @@ func Size(now, was string) (int64, error) {
 	return sum, err
 }
 
-// Changes lists the paths in which now differs from was, in the contract's
-// order. An empty was is an empty tree.
-func Changes(now, was string) ([]driver.Change, error) {
+// changes lists the paths in which now differs from was, in the contract's
+// order. A nil was is an empty tree.
+func changes(now, was *os.File) ([]driver.Change, error) {
 	var out []driver.Change
 	err := compare(now, was, func(path string, k driver.Kind, _ *unix.Stat_t) {
 		out = append(out, driver.Change{Path: "/" + path, Kind: k})
@@ -63,15 +57,10 @@ func withParents(cs []driver.Change) []driver.Change {
 // compare reports every path in which now differs from was. For what is gone
 // st is the old file's. What lay in a folder that is something else now is
 // not listed: the change of its kind says it.
-func compare(now, was string, fn func(path string, k driver.Kind, st *unix.Stat_t)) error {
-	olds, err := openTree(was)
-	if err != nil {
-		return err
-	}
-	defer olds.Close()
-	err = driver.Walk(now, func(path string, _ int, _ string, st *unix.Stat_t) error {
+func compare(now, was *os.File, fn func(path string, k driver.Kind, st *unix.Stat_t)) error {
+	err := driver.WalkIn(now, func(path string, _ int, _ string, st *unix.Stat_t) error {
 		var old unix.Stat_t
-		switch err := olds.lstat(path, &old); {
+		switch err := lstat(was, path, &old); {
 		case err != nil:
 			fn(path, driver.Added, st)
 		case !driver.SameFile(st, &old):
@@ -79,17 +68,12 @@ func compare(now, was string, fn func(path string, k driver.Kind, st *unix.Stat_
 		}
 		return nil
 	})
-	if err != nil || was == "" {
+	if err != nil || was == nil {
 		return err
 	}
-	news, err := openTree(now)
-	if err != nil {
-		return err
-	}
-	defer news.Close()
-	return driver.Walk(was, func(path string, _ int, _ string, st *unix.Stat_t) error {
+	return driver.WalkIn(was, func(path string, _ int, _ string, st *unix.Stat_t) error {
 		var cur unix.Stat_t
-		switch err := news.lstat(path, &cur); {
+		switch err := lstat(now, path, &cur); {
 		case err != nil:
 			fn(path, driver.Deleted, st)
 			return driver.SkipDir
@@ -100,27 +84,13 @@ func compare(now, was string, fn func(path string, k driver.Kind, st *unix.Stat_
 	})
 }
 
-// root is a tree in which paths are looked up; nil is one without any.
-type root struct{ *os.File }
-
-func openTree(path string) (root, error) {
-	if path == "" {
-		return root{}, nil
-	}
-	f, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return root{}, fmt.Errorf("open tree to compare: %w", err)
-	}
-	return root{f}, nil
-}
-
 // lstat goes through no link: they are a container's, and an absolute one
 // would lead to the machine's files.
-func (r root) lstat(path string, st *unix.Stat_t) error {
-	if r.File == nil {
+func lstat(tree *os.File, path string, st *unix.Stat_t) error {
+	if tree == nil {
 		return unix.ENOENT
 	}
-	fd, err := unix.Openat2(int(r.Fd()), path, &unix.OpenHow{
+	fd, err := unix.Openat2(int(tree.Fd()), path, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})

@@ -1,21 +1,48 @@
 package whole
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/blob"
 )
 
-// Merge moves a layer's changes, unpacked with archive.FileMarks into the
-// folder changes, into tree, the copy of what lies below: hidden names go,
-// folders are merged, everything else takes the place of what was there. Both
-// are private to the caller and in one file system and, on btrfs, subvolume
-// (rename(2)). What is left of changes is the caller's to remove.
+// Fill makes the folder dir and unpacks a layer's stream into it, with
+// archive.FileMarks for what it hides: what Merge takes.
+func Fill(ctx context.Context, dir string, tar io.Reader, l archive.Limits) (archive.Stats, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return archive.Stats{}, fmt.Errorf("make layer folder: %w", blob.NoSpace(err))
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		return archive.Stats{}, fmt.Errorf("open layer folder: %w", err)
+	}
+	defer root.Close()
+	return archive.Unpack(ctx, root, tar, archive.Options{Limits: l, Marks: archive.FileMarks})
+}
+
+// Merge moves what Fill unpacked into the folder changes into tree, the copy
+// of what lies below: hidden names go, folders are merged, everything else
+// takes the place of what was there. Both are private to the caller and in
+// one file system and, on btrfs, subvolume (rename(2)). The folder changes is
+// gone afterwards.
 func Merge(changes, tree string) error {
+	if err := merge(changes, tree); err != nil {
+		return fmt.Errorf("apply layer: %w", blob.NoSpace(err))
+	}
+	if err := os.RemoveAll(changes); err != nil {
+		return fmt.Errorf("remove unpacked changes: %w", err)
+	}
+	return nil
+}
+
+func merge(changes, tree string) error {
 	from, err := os.Open(changes)
 	if err != nil {
 		return err
