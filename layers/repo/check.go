@@ -268,11 +268,7 @@ func (r *Repo) comparePaths(ctx context.Context, root *os.File, rec *record.Read
 			found = append(found, Finding{Path: p, What: what, extra: extra})
 		}
 	}
-	marks := archive.FileMarks
-	if r.drv.Name() == "overlay" {
-		marks = archive.OverlayMarks
-	}
-	err = archive.Compare(ctx, root, marks, func(fn func(*tar.Header) error) error { return rec.Headers(fn) }, func(d archive.Difference) error {
+	err = archive.Compare(ctx, root, r.drv.Marks(), func(fn func(*tar.Header) error) error { return rec.Headers(fn) }, func(d archive.Difference) error {
 		tell(d.Path, d.What, d.Extra)
 		return nil
 	})

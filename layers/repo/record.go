@@ -210,8 +210,8 @@ var errNoRecord = errors.New("an older coble unpacked it and kept no record of h
 // packAnew packs a layer without a record into a spool, and checks it
 // before anybody sees a byte.
 func (s *layerStream) packAnew(r *Repo, l layerNode, root *os.File) (int64, error) {
-	if l.Driver != "overlay" {
-		return 0, errNoRecord // other folders hold what lies below as well
+	if r.drv.Marks() != archive.OverlayMarks {
+		return 0, errNoRecord // the folder holds what lies below as well
 	}
 	f, err := blob.Spool(r.temp())
 	if err != nil {
