@@ -76,9 +76,9 @@ type Mount struct {
 
 	Target string // absolute path of the folder to mount on; empty: the container's root
 
-	// Packed, if set, is the file that has the file system: what Attach makes
-	// of it is to be moved to the target, in place of a mount(2).
-	Packed *packed.Place
+	// Volume, if set, has the file system: what Attach makes of it is to be
+	// moved to the target, in place of a mount(2). Source is only its name.
+	Volume Volume
 	Tree   *os.File // by Attach: a mount that is attached nowhere
 
 	// Dir, if set, is the folder to be in (chdir(2)) when mounting, because
@@ -87,7 +87,14 @@ type Mount struct {
 	Dir string
 }
 
-// Attach mounts packed files where no path leads to, from which their mounts
+// Volume is a file system on a block device or in a file.
+type Volume interface {
+	// Mount mounts it where no path leads to, until the file is closed or its
+	// mount moved somewhere.
+	Mount() (*os.File, error)
+}
+
+// Attach mounts volumes where no path leads to, from which their mounts
 // can be moved (move_mount(2)), once. It is done by who may open block
 // devices, as a container's own process may not. release closes them.
 func Attach(ms []Mount) (ready []Mount, release func(), err error) {
@@ -99,12 +106,12 @@ func Attach(ms []Mount) (ready []Mount, release func(), err error) {
 		}
 	}
 	for _, m := range ms {
-		if m.Packed != nil {
-			if m.Tree, err = m.Packed.Mount(); err != nil {
+		if m.Volume != nil {
+			if m.Tree, err = m.Volume.Mount(); err != nil {
 				release()
 				return nil, nil, err
 			}
-			m.Source, m.Packed = m.Packed.Path, nil
+			m.Volume = nil
 		}
 		ready = append(ready, m)
 	}
@@ -153,7 +160,7 @@ type Change struct {
 
 // Driver keeps layers. The package comment has the whole contract.
 type Driver interface {
-	// Name is the driver's name: overlay, btrfs, vfs.
+	// Name is the driver's name: overlay, btrfs, devmapper, vfs.
 	Name() string
 
 	// Marks is how the folder that OpenLayer opens shows what a layer hides.

@@ -117,8 +117,8 @@ func sandboxMounts(ms []driver.Mount) (out []sandbox.Mount, trees map[string]*os
 	trees = map[string]*os.File{}
 	for i, m := range ms {
 		to := sandbox.Mount{Type: m.Type, Source: m.Source, Flags: m.Flags, Data: m.Data, Dir: m.Dir, Target: m.Target}
-		if m.Packed != nil {
-			to.Source, to.Tree = m.Packed.Path, fmt.Sprintf("layer.%d", i)
+		if m.Volume != nil {
+			to.Tree = fmt.Sprintf("layer.%d", i)
 		}
 		if m.Tree != nil {
 			to.Tree = fmt.Sprintf("layer.%d", i)

@@ -131,7 +131,7 @@ func (d *Driver) places(stack []string) (ms []driver.Mount, rest []string, err e
 		seen[p.Path] = true
 		rest = append(rest, id)
 		ms = append(ms, driver.Mount{
-			Type: string(p.Format), Packed: &p, Target: d.Layer(id),
+			Type: string(p.Format), Source: p.Path, Volume: p, Target: d.Layer(id),
 		})
 	}
 	return ms, rest, nil
