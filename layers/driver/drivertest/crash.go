@@ -105,34 +105,41 @@ func killed(t *testing.T, b *bench) {
 	}
 	for range kills {
 		root := filepath.Join(TempIn(t, b.dir), "drv")
-		said := runVictim(t, root, time.Duration(20+rand.IntN(400))*time.Millisecond)
+		said := Interrupt(t, root, time.Duration(20+rand.IntN(400))*time.Millisecond, nil)
 		d, err := b.open(root)
 		require.NoError(t, err)
 		require.NoError(t, d.Sweep())
-		layers, tops, err := d.List()
-		require.NoError(t, err)
-		have := map[string]bool{}
-		for _, l := range layers {
-			have["d "+l] = true
-			whole(t, d, l)
-		}
-		for _, c := range tops {
-			have["c "+c] = true
-			_, err := d.Size(c, []string{strings.TrimPrefix(c, "t")})
-			require.NoError(t, err)
-		}
-		for what, is := range said {
-			require.Equal(t, is, have[what], what)
-		}
+		Survived(t, d, said)
 		left, err := os.ReadDir(filepath.Join(root, "t"))
 		require.NoError(t, err)
 		require.Empty(t, left)
 	}
 }
 
-// runVictim runs a victim and kills it; it gives what must be there and what
-// must not.
-func runVictim(t *testing.T, root string, after time.Duration) map[string]bool {
+// Survived fails unless a driver, opened anew, has what Interrupt says, whole.
+func Survived(t *testing.T, d driver.Driver, said map[string]bool) {
+	t.Helper()
+	layers, tops, err := d.List()
+	require.NoError(t, err)
+	have := map[string]bool{}
+	for _, l := range layers {
+		have["d "+l] = true
+		whole(t, d, l)
+	}
+	for _, c := range tops {
+		have["c "+c] = true
+		_, err := d.Size(c, []string{strings.TrimPrefix(c, "t")})
+		require.NoError(t, err)
+	}
+	for what, is := range said {
+		require.Equal(t, is, have[what], what)
+	}
+}
+
+// Interrupt runs a process that makes and removes layers and tops, and kills
+// it; before, cut, if not nil, cuts off its disk. It gives what must be there
+// afterwards and what must not.
+func Interrupt(t *testing.T, root string, after time.Duration, cut func()) map[string]bool {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), envVictim+"="+root)
@@ -143,7 +150,12 @@ func runVictim(t *testing.T, root string, after time.Duration) map[string]bool {
 	require.NoError(t, cmd.Start())
 	lines := bufio.NewScanner(out)
 	require.True(t, lines.Scan(), "%s", &errs) // it is at work
-	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(after, func() {
+		if cut != nil {
+			cut()
+		}
+		_ = cmd.Process.Kill()
+	})
 	defer timer.Stop()
 	said := map[string]bool{}
 	for ok := true; ok; ok = lines.Scan() {
@@ -152,13 +164,17 @@ func runVictim(t *testing.T, root string, after time.Duration) map[string]bool {
 		case '+':
 			said[line[1:]] = true
 		case '-':
-			said[line[1:]] = false
+			if cut == nil { // a removal is not made durable
+				said[line[1:]] = false
+			}
 		case '?':
 			delete(said, line[1:])
 		}
 	}
 	_ = cmd.Wait()
-	require.Empty(t, errs.String())
+	if cut == nil {
+		require.Empty(t, errs.String())
+	}
 	require.NotEmpty(t, said)
 	return said
 }

@@ -51,6 +51,13 @@ func Run(t *testing.T, dir string, open Open, without ...string) {
 		}
 		t.Run(name, func(t *testing.T) {
 			root := filepath.Join(TempIn(t, dir), "drv")
+			open := func(root string) (driver.Driver, error) {
+				d, err := open(root)
+				if c, ok := d.(io.Closer); ok && err == nil {
+					t.Cleanup(func() { _ = c.Close() })
+				}
+				return d, err
+			}
 			d, err := open(root)
 			require.NoError(t, err)
 			fn(t, &bench{t: t, d: d, root: root, open: open, dir: dir})
