@@ -39,9 +39,10 @@ func testsScript(conn *notify.Conn) error {
 	if err != nil {
 		return err
 	}
-	for pkg := range strings.FieldsSeq(string(list)) {
+	for line := range strings.Lines(string(list)) {
+		pkg, run, _ := strings.Cut(strings.TrimSpace(line), " ")
 		fmt.Printf("tests of %s begin\n", pkg)
-		fmt.Printf("tests of %s end: %s\n", pkg, runTests(path.Join("/tests", pkg)))
+		fmt.Printf("tests of %s end: %s\n", pkg, runTests(path.Join("/tests", pkg), run))
 	}
 	if err := conn.Send("SHUTDOWN=poweroff"); err != nil {
 		return err
@@ -77,12 +78,17 @@ func mountV1() error {
 	return nil
 }
 
-func runTests(dir string) string {
+// runTests runs a folder's tests: all, or those that run picks, or the kernel
+// command line.
+func runTests(dir, run string) string {
 	cmd := exec.Command("./test.bin", "-test.v", "-test.timeout=20m")
 	if cmdline, err := os.ReadFile("/proc/cmdline"); err == nil {
-		if run, is := boot.Param(string(cmdline), "test.run"); is {
-			cmd.Args = append(cmd.Args, "-test.run="+run)
+		if only, is := boot.Param(string(cmdline), "test.run"); is {
+			run = only
 		}
+	}
+	if run != "" {
+		cmd.Args = append(cmd.Args, "-test.run="+run)
 	}
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=/bin:/sbin", "HOME=/root", "TMPDIR=/tmp", "TERM=dumb", "COBLE_VM=1"}

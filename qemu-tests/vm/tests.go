@@ -24,7 +24,7 @@ const (
 )
 
 // RunTests compiles the tests of packages ("./sandbox/spawn", relative to the
-// module's root), boots kernel once and runs them there as root, each in a copy
+// module's root, or "./rt/daemon TestThinVolumes" for some), boots kernel once and runs them there as root, each in a copy
 // of its folder's testdata, with busybox's commands in /bin and /tmp on ext4. Each
 // package becomes a subtest; skips inside are listed. limit bounds the whole on
 // a machine with KVM, Slow times as much elsewhere. $COBLE_VM_RUN, without
@@ -63,6 +63,7 @@ func runTests(t *testing.T, kernel Kernel, param string, limit time.Duration, pa
 		Drives: []Drive{{File: dir + "/disk"}}, MemMiB: 1024, CPUs: 2,
 	}, limit)
 	for _, pkg := range packages {
+		pkg, _, _ = strings.Cut(pkg, " ")
 		t.Run(strings.TrimPrefix(pkg, "./"), func(t *testing.T) {
 			started := `tests of ` + regexp.QuoteMeta(pkg) + ` begin\s`
 			if _, err := v.WaitFor(ctx, started); err != nil {
@@ -133,6 +134,7 @@ func buildTests(ctx context.Context, dir string, kernel Kernel, packages []strin
 		return err
 	}
 	for i, pkg := range packages {
+		pkg, _, _ = strings.Cut(pkg, " ")
 		binary := filepath.Join(dir, fmt.Sprintf("%d.test", i))
 		full := path.Join(module, pkg)
 		if err := BuildTest(ctx, kernel.Arch, full, binary); err != nil {
@@ -171,7 +173,7 @@ func hostTools(ctx context.Context, im *mkimage.Image, arch string) error {
 		return nil
 	}
 	added := map[string]bool{}
-	for _, name := range strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag secilc") {
+	for _, name := range strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag secilc dmsetup") {
 		cmd := exec.CommandContext(ctx, "sh", "-c", `PATH=$PATH:/usr/sbin:/sbin; p=$(command -v "$1") && echo "$p" && ldd "$p"`, "sh", name)
 		out, err := cmd.Output()
 		if err != nil {
