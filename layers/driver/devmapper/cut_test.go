@@ -1,0 +1,130 @@
+package devmapper
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/layers/driver/devmapper/dm"
+	"github.com/coble-os/coble/layers/driver/drivertest"
+)
+
+const cuttable = "coble-test-cut"
+
+// cutDisk is a file system on a device of which every access can be made to
+// fail from one moment on, as if its power were cut.
+type cutDisk struct {
+	t     *testing.T
+	table dm.Target
+	dir   string
+}
+
+func newCutDisk(t *testing.T, mib int64) *cutDisk {
+	file := filepath.Join(t.TempDir(), "disk")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.NoError(t, os.Truncate(file, mib<<20))
+	dev, rdev, err := loopOf(file)
+	require.NoError(t, err)
+	t.Cleanup(func() { dev.Close() })
+	c := &cutDisk{t: t, table: dm.Target{Sectors: uint64(mib << 11), Type: "linear", Params: dm.Number(rdev) + " 0"}}
+	c.on("mkfs.ext4", "-q")
+	return c
+}
+
+// on gives the disk its power back, and mounts it.
+func (c *cutDisk) on(mkfs ...string) {
+	_, err := dm.Create(cuttable, "")
+	require.NoError(c.t, err)
+	require.NoError(c.t, dm.Load(cuttable, false, c.table))
+	d, err := dm.Resume(cuttable)
+	require.NoError(c.t, err)
+	if len(mkfs) > 0 {
+		c.run(append(mkfs, d.Node())...)
+	}
+	c.dir = c.t.TempDir()
+	require.NoError(c.t, unix.Mount(d.Node(), c.dir, "ext4", 0, ""))
+}
+
+// cut takes effect between two writes. What the kernel had not written is
+// lost.
+func (c *cutDisk) cut() {
+	c.run("dmsetup", "suspend", "--noflush", "--nolockfs", "--noudevsync", cuttable)
+	c.run("dmsetup", "load", cuttable, "--table", fmt.Sprintf("0 %d error", c.table.Sectors))
+	c.run("dmsetup", "resume", "--noudevsync", cuttable)
+}
+
+// off unmounts what is left of it.
+func (c *cutDisk) off() {
+	require.NoError(c.t, unix.Unmount(c.dir, unix.MNT_DETACH))
+	require.NoError(c.t, deactivate(cuttable))
+}
+
+func (c *cutDisk) run(words ...string) {
+	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+		c.t.Errorf("%s: %v: %s", strings.Join(words, " "), err, out)
+	}
+}
+
+// Whatever the moment of a cut: what was answered is there and whole, nothing
+// else has a volume, and the pool works on.
+func TestCuts(t *testing.T) {
+	need(t)
+	drivertest.NeedTool(t, "dmsetup")
+	cuts := 12
+	if os.Getenv("COBLE_VM") != "" {
+		cuts = 4
+	}
+	disk := newCutDisk(t, 200)
+	d, err := Open(filepath.Join(disk.dir, "dm"), "")
+	require.NoError(t, err)
+	empty, err := d.status()
+	require.NoError(t, err)
+	for range cuts {
+		require.NoError(t, d.Close())
+		gone(t, d)
+		said := drivertest.Interrupt(t, d.Root(), time.Duration(rand.IntN(1500))*time.Millisecond, disk.cut)
+		// One that was just made may not be marked to go yet; a real cut leaves none.
+		require.NoError(t, d.pool.deactivate())
+		gone(t, d)
+		disk.off()
+		disk.on()
+		d, err = Open(filepath.Join(disk.dir, "dm"), "")
+		require.NoError(t, err)
+		require.NoError(t, d.Sweep())
+		layers, tops, err := d.List()
+		require.NoError(t, err)
+		// What the repository does not know of.
+		for _, id := range tops {
+			if !said["c "+id] {
+				require.NoError(t, d.RemoveTop(id))
+			}
+		}
+		for _, id := range layers {
+			if !said["d "+id] {
+				require.NoError(t, d.Remove(id))
+			}
+		}
+		t.Logf("%d things answered", len(said))
+		drivertest.Survived(t, d, said)
+		for _, id := range tops {
+			require.NoError(t, d.RemoveTop(id))
+		}
+		for _, id := range layers {
+			require.NoError(t, d.Remove(id))
+		}
+		now, err := d.status()
+		require.NoError(t, err)
+		require.Equal(t, empty.dataUsed, now.dataUsed, "a volume is left that nothing names")
+	}
+	require.NoError(t, d.Close())
+	gone(t, d)
+	disk.off()
+}
