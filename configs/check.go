@@ -60,6 +60,10 @@ func (d *document) checkGlobals(c *Config) {
 			c.Network[name] = n
 		}
 	}
+	if p := c.Storage.Pool; p != "" && !strings.HasPrefix(p, "/dev/") {
+		d.bad("storage", "pool", "pool %q is no block device such as \"/dev/sdb\"", p)
+		c.Storage.Pool = ""
+	}
 	d.checkRegistry(c)
 	for _, name := range sortedKeys(c.Uplink) {
 		if !d.checkUplink(name, c.Uplink[name]) {

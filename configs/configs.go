@@ -35,6 +35,8 @@ type Storage struct {
 	FSType string `toml:"fstype"` // default ext4
 	Path   string `toml:"path"`   // where it is mounted; default /data
 
+	Pool string `toml:"pool"` // /dev/x: a disk of its own for the layers of driver devmapper
+
 	ImagesMax    Size `toml:"images_max"`    // bytes of all images together; 0: no limit
 	ImagesUnused Age  `toml:"images_unused"` // how long an image stays that no container uses; 0: for ever
 }

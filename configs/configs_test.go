@@ -54,6 +54,7 @@ func TestMistakes(t *testing.T) {
 		{"malformed", `pids      = 64`, `pids      = = 64`, `coble.toml:17:`, "web"},
 		{"bad size", `"32MiB"`, `"32 lots"`, `coble.toml:15:13:`, "web"},
 		{"bad age", "hostname = \"gateway\"", "[storage]\nimages_unused = \"30 days\"", `coble.toml:2:17:`, ""},
+		{"bad pool", "hostname = \"gateway\"", "[storage]\npool = \"sdb\"", `coble.toml:2:1: pool "sdb" is no block device`, ""},
 		{"no image", "image     = \"web\"\n", "\n", `coble.toml:9:2: container web has no image`, "web"},
 		{"unknown after", `["broker"]`, `["brokr"]`, `coble.toml:20:1: container web starts after "brokr"`, ""},
 		{"cycle", `image = "broker"`, "image = \"broker\"\nafter = [\"web\"]", `containers wait for each other: broker after web after broker`, "broker"},

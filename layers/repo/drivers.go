@@ -10,6 +10,7 @@ import (
 
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/btrfs"
+	"github.com/coble-os/coble/layers/driver/devmapper"
 	"github.com/coble-os/coble/layers/driver/overlay"
 	"github.com/coble-os/coble/layers/driver/vfs"
 	"github.com/coble-os/coble/layers/graph"
@@ -18,15 +19,19 @@ import (
 // drivers lists the names of what openDriver knows, the best first. Overlay
 // comes before btrfs, as with Docker, since it is what most images are tried
 // with, and works on btrfs too; btrfs is for where overlay can't be had and
-// for who asks for it. vfs works everywhere.
-func drivers() []string { return []string{"overlay", "btrfs", "vfs"} }
+// for who asks for it. devmapper shares blocks where neither can be had, at
+// the price of a disk of fixed size. vfs works everywhere.
+func drivers() []string { return []string{"overlay", "btrfs", "devmapper", "vfs"} }
 
 // Driver tells which driver is used, and why.
 func (r *Repo) Driver() (name, reason string) { return r.drv.Name(), r.reason }
 
-// Backing names the file system that the driver's layers lie on, as statfs(2)
-// tells it; a number if it is none of the usual ones.
+// Backing names the file system that the driver's layers lie on, as the driver
+// or statfs(2) tells it; a number if it is none of the usual ones.
 func (r *Repo) Backing() string {
+	if d, ok := r.drv.(interface{ Backing() string }); ok {
+		return d.Backing()
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(r.o.Root, &st); err != nil {
 		return "unknown"
@@ -55,6 +60,10 @@ func (r *Repo) chooseDriver() error {
 	if r.o.Driver != "" {
 		r.reason = "asked for"
 		return r.openDriver(r.o.Driver)
+	}
+	if r.o.Pool != "" {
+		r.reason = "it has a disk of its own"
+		return r.openDriver("devmapper")
 	}
 	prior, err := r.priorDriver()
 	if err != nil {
@@ -94,6 +103,12 @@ func (r *Repo) priorDriver() (string, error) {
 	return prior, err
 }
 
+func poolRoot(root string) string { return filepath.Join(root, "devmapper") }
+
+// CleanUp takes away what the driver of a repository that nobody has open left
+// in the kernel. root is that of Options.
+func CleanUp(root string) error { return devmapper.Clean(poolRoot(root)) }
+
 func (r *Repo) openDriver(name string) (err error) {
 	root := filepath.Join(r.o.Root, name)
 	switch name {
@@ -101,6 +116,8 @@ func (r *Repo) openDriver(name string) (err error) {
 		r.drv, err = overlay.Open(filepath.Join(r.o.Root, "overlay"))
 	case "btrfs":
 		r.drv, err = btrfs.Open(root)
+	case "devmapper", "devicemapper": // Docker's name for it
+		r.drv, err = devmapper.Open(poolRoot(r.o.Root), r.o.Pool)
 	case "vfs":
 		r.drv, err = vfs.Open(root)
 	case "aufs":

@@ -52,7 +52,8 @@ var (
 type Options struct {
 	Root   string    // made if missing; layers, and spools while loading
 	DB     *bbolt.DB // the engine's store; stays the caller's
-	Driver string    // overlay, btrfs, vfs; empty for the best that works here
+	Driver string    // overlay, btrfs, devmapper, vfs; empty for the best that works here
+	Pool   string    // block device for devmapper's thin pool, which is taken if no driver is named; empty: files in Root
 
 	// Limits of one layer's archive. Zero values mean archive's defaults.
 	Limits archive.Limits

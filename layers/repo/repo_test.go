@@ -267,7 +267,7 @@ func TestDriverIsKept(t *testing.T) {
 	require.NoError(t, err)
 	empty(t, r)
 
-	for name, msg := range map[string]string{"aufs": "no stock kernel", "zfs": "there is overlay, btrfs, vfs"} {
+	for name, msg := range map[string]string{"aufs": "no stock kernel", "zfs": "there is overlay, btrfs, devmapper, vfs"} {
 		_, err := Open(Options{Root: t.TempDir(), DB: db, Driver: name})
 		require.ErrorContains(t, err, msg)
 	}

@@ -59,7 +59,7 @@ func TestDriversAsRoot(t *testing.T) {
 		t.Run(c.arch+"-"+c.series, func(t *testing.T) {
 			t.Parallel()
 			vm.RunTests(t, vm.FetchKernelT(t, c.arch, c.series), 90*time.Second,
-				"./layers/driver/overlay", "./layers/driver/btrfs", "./layers/driver/quota", "./layers/driver/packed", "./layers/driver/vfs")
+				"./layers/driver/devmapper", "./rt/daemon TestThinVolumes", "./layers/driver/overlay", "./layers/driver/btrfs", "./layers/driver/quota", "./layers/driver/packed", "./layers/driver/vfs")
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/coble-os/coble/configs"
 	"github.com/coble-os/coble/layers/registry"
+	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/api"
 	"github.com/coble-os/coble/rt/engine"
@@ -75,7 +76,7 @@ func newLog(o Options) *slog.Logger {
 
 func engineOptions(o Options, conf configs.Config, log *slog.Logger, trace *engine.BootTrace) engine.Options {
 	return engine.Options{
-		Root: o.Root, Run: o.Run, Driver: o.Driver, Log: log, Version: o.Version, Init: o.Init, Trace: trace,
+		Root: o.Root, Run: o.Run, Driver: o.Driver, Pool: conf.Storage.Pool, Log: log, Version: o.Version, Init: o.Init, Trace: trace,
 		Network:  engine.NetworkOptions{Subnet: conf.Network["default"].Subnet, MTU: conf.Network["default"].MTU},
 		Registry: registry.Config{Insecure: conf.Registry.Insecure, Mirrors: conf.Registry.Mirrors, Agent: "coble/" + o.Version},
 		Logs:     engine.LogOptions{MaxSize: int64(conf.Logs.MaxSize), MaxFiles: conf.Logs.MaxFiles},
@@ -153,7 +154,7 @@ func reload(e *engine.Engine, o Options, log *slog.Logger) {
 }
 
 // Clean takes away everything that a daemon with these folders ever made in the kernel: processes, cgroups, links,
-// rules. What lies in the folders stays, but for the run folder.
+// rules, block devices. What lies in the folders stays, but for the run folder.
 func Clean(o Options) error {
 	if pid, alive := Alive(o.Run); alive {
 		return fmt.Errorf("clean up %s: its daemon still runs as process %d; stop it first: kill %d", o.Run, pid, pid)
@@ -167,6 +168,9 @@ func Clean(o Options) error {
 		return err
 	}
 	engine.UnmountShared(o.Run)
+	if err := repo.CleanUp(o.Root); err != nil {
+		return err
+	}
 	return os.RemoveAll(o.Run)
 }
 

@@ -67,6 +67,8 @@ type machine struct {
 	cmd  *exec.Cmd
 	http *http.Client
 	down bool
+
+	driver string // graph driver; empty: the best
 }
 
 // newMachine starts a daemon; it is stopped and cleaned away with the test. config is TOML, or empty.
@@ -113,6 +115,9 @@ func (m *machine) boot() {
 	args := []string{"daemon", "--root", m.root(), "--run", m.run(), "-H", "unix://" + m.sock()}
 	if _, err := os.Stat(m.dir + "/coble.toml"); err == nil {
 		args = append(args, "--config", m.dir+"/coble.toml")
+	}
+	if m.driver != "" {
+		args = append(args, "--graph-driver", m.driver)
 	}
 	log, err := os.OpenFile(m.dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	require.NoError(m.t, err)

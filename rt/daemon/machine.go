@@ -36,7 +36,7 @@ func bootMachine(o Options, log *slog.Logger, trace *engine.BootTrace) (Options,
 	problems = append(problems, found...)
 	handOff(trace)
 	step("modules", func() error {
-		missing, err := boot.LoadModules(slices.Concat(boot.DefaultModules(), []string{conf.Storage.FSType}, conf.Boot.Modules))
+		missing, err := boot.LoadModules(slices.Concat(boot.DefaultModules(), []string{conf.Storage.FSType}, poolModules(conf.Storage), conf.Boot.Modules))
 		for _, m := range missing {
 			for _, wanted := range conf.Boot.Modules {
 				if m == wanted {
@@ -141,6 +141,14 @@ func writeResolvers(servers []netip.Addr) error {
 		return err
 	}
 	return os.Rename(file+".new", file)
+}
+
+// poolModules are what a thin pool needs.
+func poolModules(s configs.Storage) []string {
+	if s.Pool == "" {
+		return nil
+	}
+	return []string{"dm_thin_pool"}
 }
 
 func mountStorage(s configs.Storage) error {

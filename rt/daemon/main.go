@@ -25,7 +25,7 @@ func flags(o *Options) *pflag.FlagSet {
 	f.StringVar(&o.Run, "run", DefaultRun, "folder for the state of this boot")
 	f.StringArrayVarP(&o.Hosts, "host", "H", []string{DefaultHost}, "where to serve the API: unix://path, tcp://host:port, fd://number; may repeat")
 	f.StringVar(&o.Config, "config", "", "TOML file with images and containers to start")
-	f.StringVar(&o.Driver, "graph-driver", "", "overlay, btrfs or vfs (default: the best that works)")
+	f.StringVar(&o.Driver, "graph-driver", "", "overlay, btrfs, devmapper or vfs (default: the best that works)")
 	f.BoolVar(&o.InsecureTCP, "insecure-tcp", false, "serve tcp:// on any address without TLS: whoever reaches it owns the machine")
 	f.BoolVar(&o.Debug, "debug", false, "say more")
 	return f
@@ -49,7 +49,7 @@ func parse(o *Options, f *pflag.FlagSet, args []string) error {
 func Main(version string, args []string) (int, error) {
 	o := Options{Version: version}
 	f := flags(&o)
-	clean := f.Bool("clean", false, "take away what a stopped daemon with these folders left in the kernel: processes, cgroups, links, rules")
+	clean := f.Bool("clean", false, "take away what a stopped daemon with these folders left in the kernel: processes, cgroups, links, rules, block devices")
 	err := parse(&o, f, args)
 	if errors.Is(err, pflag.ErrHelp) {
 		fmt.Printf("Usage: coble daemon [flags]\n\nRun the engine: a keeper that never dies, and the engine that it starts again if that does.\n\n%s", f.FlagUsages())

@@ -35,6 +35,7 @@ type Options struct {
 	Root    string // durable state: images, containers, volumes, the store
 	Run     string // state of this boot
 	Driver  string // graph driver; empty: the best available
+	Pool    string // block device for driver devmapper; empty: files in Root
 	Network NetworkOptions
 	Logs    LogOptions
 	// Registry is what the machine's owner says about registries.
@@ -153,7 +154,7 @@ func (e *Engine) openParts() (err error) {
 	if err := e.openID(); err != nil {
 		return err
 	}
-	if e.images, err = repo.Open(repo.Options{Root: e.o.Root, DB: e.store.Durable, Driver: e.o.Driver}); err != nil {
+	if e.images, err = repo.Open(repo.Options{Root: e.o.Root, DB: e.store.Durable, Driver: e.o.Driver, Pool: e.o.Pool}); err != nil {
 		return fmt.Errorf("open images: %w", err)
 	}
 	return e.openNetwork()

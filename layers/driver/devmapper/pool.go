@@ -226,6 +226,15 @@ func (d *Driver) checkAge() error {
 	return nil
 }
 
+// Backing says in words what the layers lie on, and how full that is.
+func (d *Driver) Backing() string {
+	st, err := d.status()
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%s on thin pool %s, %d of %d MiB used", d.pool.FS, d.pool.ID, st.dataUsed*blockBytes>>20, st.dataTotal*blockBytes>>20)
+}
+
 // room refuses with blob.ErrNoSpace what would find a full pool soon.
 func (d *Driver) room() error {
 	if err := d.check(); err != nil {
