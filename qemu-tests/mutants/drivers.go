@@ -5,8 +5,12 @@ func drivers() []mutant {
 	in := func(name, pkg, file, old, new, run string) mutant {
 		return mutant{"drivers: " + name, "layers/driver/" + pkg + "/" + file, old, new, "./layers/driver/" + pkg, run}
 	}
+	thin := func(name, file, old, new, run string) mutant {
+		return mutant{"devmapper: " + name, "layers/driver/devmapper/" + file, old, new, "vm:./layers/driver/devmapper", run}
+	}
 	const conformance = "TestConformance"
 	return []mutant{
+		{"drivers: a full disk proves nothing against a driver", "layers/driver/driver.go", "if err := blob.NoSpace(probe()); !errors.Is(err, blob.ErrNoSpace) {", "if err := blob.NoSpace(probe()); err != nil {", "./layers/driver/overlay", conformance + "/full_disk"},
 		{"drivers: trees are compared without going through a container's links", "layers/driver/whole/compare.go", "Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,", "Resolve: 0,", "./layers/driver/vfs", conformance + "/plain/links_astray"},
 		in("a btrfs layer is read-only", "btrfs", "btrfs.go", "if err = seal(temp); err != nil {", "if err != nil {", "TestLayersAreReadOnly"),
 		in("subvolumes that a container made go with it", "btrfs", "drop.go", "if err != unix.ENOTEMPTY {", "if true {", "TestSubvolumesOfContainersGo"),
@@ -25,6 +29,21 @@ func drivers() []mutant {
 		{"packed: attributes that the kernel passes over are refused", "layers/driver/packed/packed.go", "if herr != nil || !h.hasAttrs() {", "if herr != nil || !h.hasAttrs() || true {", "./layers/driver/packed", "TestAttributesPassedOver"},
 		{"repo: fsck reads packed layers", "layers/repo/adopt.go", "blob.Verify(blob.WithContext(ctx, f), l.DiffID, -1)", "blob.WithContext(ctx, f)", "./layers/repo", "TestInPlaceChecked"},
 		in("a top of metacopy is not committed", "overlay", "changes.go", "\t\treturn refuseForeign(upper, path, st)\n", "\t\treturn nil\n", "TestForeignTops"),
+		{"drivers: the pool's low water is looked at", "layers/driver/devmapper/status.go", "case st.dataTotal-st.dataUsed < max(st.dataTotal/50, 2):", "case false:", "./layers/driver/devmapper", "TestParseStatus"},
+		thin("no number is used twice", "pool.go", "return n, d.tell(fmt.Sprintf(\"set_transaction_id %d %d\", st.transaction, n))", "return n, nil", "TestNumbersAreNeverUsedAgain"),
+		thin("the first volume stays, whatever names it", "devmapper.go", "if v.number == d.pool.Base {", "if false {", "TestNumbersAreNeverUsedAgain"),
+		thin("an old copy of a pool is refused", "pool.go", "if newest > st.transaction {", "if false {", "TestOldPool"),
+		thin("a full pool errs at once", "pool.go", "%d %d 2 skip_block_zeroing error_if_no_space", "%d %d 1 skip_block_zeroing", "TestFullPool"),
+		thin("a full pool takes no new containers", "pool.go", "why := st.low()", "why := st.low()[:0]", "TestFullPool"),
+		thin("a device of the same name may be another's", "volume.go", "if !same(have, t) {", "if false {", "TestCopiedStore"),
+		thin("a device goes with its last user", "volume.go", "err = dm.Remove(name, true)", "err = nil", "TestNothingStaysActive"),
+		thin("a half-made device is in nobody's way", "volume.go", "if !d.Live {", "if false {", "TestHalfMadeDevices"),
+		thin("a layer's device is read-only", "volume.go", "activate(v.name(), v.readonly", "activate(v.name(), false && v.readonly", "TestHalfMadeDevices"),
+		thin("a volume's blocks are given back", "devmapper.go", "err = discard(node, d.size())", "err = nil", "TestSpaceComesBack"),
+		thin("a disk with something on it is not taken", "backing.go", `len(bytes.Trim(rest, "\x00")) > 0 {`, "len(rest) < 0 {", "TestDevice"),
+		thin("another store's disk is not taken", "backing.go", "if !bytes.Equal(have, p.header()) {", "if false {", "TestDevice"),
+		thin("a volume has a name before it is there", "devmapper.go", "for _, p := range []string{temp, filepath.Dir(temp)} {", "for _, p := range []string{} {", "TestCutAfterVolume"),
+		thin("a layer is sealed before it has its name", "devmapper.go", "return st, seal(mnt, node)", "return st, nil", "TestSealed"),
 		{"request: a limit that is asked for is a limit", "rt/engine/create.go", "image.ID(spec.ImageID), limit)", "image.ID(spec.ImageID), 0*limit)", "./rt/daemon", "TestDiskLimitNeedsQuotas"},
 	}
 }

@@ -13,20 +13,18 @@ import (
 	"github.com/coble-os/coble/qemu-tests/vm"
 )
 
-// packages lists what is run; COBLE_VM_TESTS (words) replaces it, for instance
+// packages is the list that is run, or COBLE_VM_TESTS (words), for instance
 // while one package is worked on.
-func packages() []string {
-	if list := os.Getenv("COBLE_VM_TESTS"); list != "" {
-		return strings.Fields(list)
+func packages(list ...string) []string {
+	if words := os.Getenv("COBLE_VM_TESTS"); words != "" {
+		return strings.Fields(words)
 	}
-	return []string{
-		"./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci",
-		"./netcfg",
-	}
+	return list
 }
 
 // As many machines run at once as go test -parallel says: one a core.
 func TestPackagesAsRoot(t *testing.T) {
+	list := packages("./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci", "./netcfg")
 	for _, c := range []struct{ arch, series, cgroup string }{
 		{"amd64", "6.1", ""},
 		{"amd64", "6.12", ""},
@@ -40,7 +38,7 @@ func TestPackagesAsRoot(t *testing.T) {
 			if c.cgroup == "v1" {
 				run = vm.RunTestsV1
 			}
-			list := packages()
+			list := slices.Clone(list)
 			if c.series == "5.10" { // the oldest kernel matters to what talks to it most
 				list = slices.DeleteFunc(list, func(p string) bool { return !strings.HasPrefix(p, "./sandbox") })
 			}
@@ -58,8 +56,8 @@ func TestDriversAsRoot(t *testing.T) {
 		}
 		t.Run(c.arch+"-"+c.series, func(t *testing.T) {
 			t.Parallel()
-			vm.RunTests(t, vm.FetchKernelT(t, c.arch, c.series), 90*time.Second,
-				"./layers/driver/devmapper", "./rt/daemon TestThinVolumes", "./layers/driver/overlay", "./layers/driver/btrfs", "./layers/driver/quota", "./layers/driver/packed", "./layers/driver/vfs")
+			vm.RunTests(t, vm.FetchKernelT(t, c.arch, c.series), 150*time.Second, packages(
+				"./layers/driver/devmapper", "./rt/daemon TestThinVolumes", "./layers/driver/overlay", "./layers/driver/btrfs", "./layers/driver/quota", "./layers/driver/packed", "./layers/driver/vfs")...)
 		})
 	}
 }

@@ -128,3 +128,37 @@ func TestCuts(t *testing.T) {
 	gone(t, d)
 	disk.off()
 }
+
+// A volume that was made a moment before the cut has a name from which it is
+// removed, also where the pool's disk is not the folder's.
+func TestCutAfterVolume(t *testing.T) {
+	need(t)
+	drivertest.NeedTool(t, "dmsetup")
+	file := filepath.Join(t.TempDir(), "pool")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.NoError(t, os.Truncate(file, 200<<20))
+	dev, _, err := loopOf(file)
+	require.NoError(t, err)
+	t.Cleanup(func() { dev.Close() })
+	disk := newCutDisk(t, 64)
+	d, err := Open(filepath.Join(disk.dir, "dm"), dev.Name())
+	require.NoError(t, err)
+	_, v, err := d.begin("1", nil)
+	require.NoError(t, err)
+	disk.cut()
+	require.NoError(t, d.Close())
+	gone(t, d)
+	disk.off()
+	disk.on()
+	d, err = Open(filepath.Join(disk.dir, "dm"), dev.Name())
+	require.NoError(t, err)
+	node, err := volume{d, v.number, false}.activate()
+	require.NoError(t, err, "the volume was made durably")
+	node.Close()
+	require.NoError(t, d.Sweep())
+	_, err = volume{d, v.number, false}.activate()
+	require.ErrorIs(t, err, unix.ENODATA)
+	require.NoError(t, d.Close())
+	gone(t, d)
+	disk.off()
+}

@@ -166,6 +166,12 @@ func TestHalfMadeDevices(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, os.WriteFile(path(f, "f"), nil, 0o600), unix.EROFS, "not even root changes a layer")
 	require.NoError(t, f.Close())
+	node, err := v.activate()
+	require.NoError(t, err)
+	ro, err := unix.IoctlGetInt(int(node.Fd()), unix.BLKROGET)
+	require.NoError(t, err)
+	require.Equal(t, 1, ro, "nor what lies below its file system")
+	require.NoError(t, node.Close())
 
 	_, err = dm.Create(d.pool.name("77"), "")
 	require.NoError(t, err)
@@ -173,6 +179,36 @@ func TestHalfMadeDevices(t *testing.T) {
 	require.NoError(t, Clean(d.Root()))
 	require.Empty(t, active(t, d.pool))
 	require.NoError(t, Clean(t.TempDir()))
+}
+
+// Who still has a layer's file system mounted when it is finished, as a child
+// that was born meanwhile may, can't write to it any more.
+func TestSealed(t *testing.T) {
+	d := at(t)
+	var mnt *os.File
+	raw := drivertest.Layer(t, drivertest.Entry{Name: "f", Body: "1"})
+	_, err := d.Unpack(context.Background(), "1", nil, io.MultiReader(bytes.NewReader(raw), &doing{func() error {
+		st, err := d.status()
+		if err == nil {
+			mnt, err = volume{d, st.transaction, false}.Mount()
+		}
+		return err
+	}}), archive.Limits{})
+	require.NoError(t, err)
+	defer mnt.Close()
+	require.ErrorIs(t, os.WriteFile(path(mnt, "r/f"), nil, 0o600), unix.EROFS)
+	require.NoError(t, d.Create("t", []string{"1"}, 0))
+	drivertest.InTop(t, d, "t", []string{"1"}, func(root string) { require.Equal(t, []string{"f:1"}, drivertest.Tree(root)) })
+}
+
+// doing reads nothing and does something.
+type doing struct{ fn func() error }
+
+func (d *doing) Read([]byte) (int, error) {
+	if err := d.fn(); err != nil {
+		return 0, err
+	}
+	return 0, io.EOF
 }
 
 // Two stores of which one is the copy of the other, on one machine.
