@@ -19,6 +19,8 @@ type Difference struct {
 	Path  string // below the layer's root
 	What  string
 	Extra bool // the layer has no such path
+
+	Inherited bool // the layer has it from below
 }
 
 // Compare compares the folder root with the layer that was unpacked into it:
@@ -29,13 +31,43 @@ type Difference struct {
 //
 // marks are those that Unpack was given. With OverlayMarks the folder holds
 // the layer alone, and what no entry accounts for is a difference too; with
-// FileMarks it is taken to hold what lies below as well.
+// FileMarks it is taken to hold what lies below as well, which is not looked
+// at.
 func Compare(ctx context.Context, root *os.File, marks Marks, entries func(func(*tar.Header) error) error, fn func(Difference) error) error {
-	c := &comparer{
-		ctx: ctx, root: root, marks: marks, fn: fn, seed: maphash.MakeSeed(), last: map[uint64]int{}, files: map[uint64]int{},
-		known: map[uint64]struct{}{}, shared: map[inode]sharedFile{}, t: newTree(root, Options{Marks: marks}),
-	}
+	c := newComparer(ctx, root, marks, fn)
 	defer c.t.close()
+	if err := c.compare(entries); err != nil || marks != OverlayMarks {
+		return err
+	}
+	return c.extras(int(root.Fd()), "")
+}
+
+// CompareWhole is Compare with FileMarks for a layer whose folder holds what
+// lies below as well: that has to be as it is in the folder below, down to
+// the contents, which are read, and nothing else may be there. A nil below is
+// an empty one.
+func CompareWhole(ctx context.Context, root, below *os.File, entries func(func(*tar.Header) error) error, fn func(Difference) error) error {
+	c := newComparer(ctx, root, FileMarks, fn)
+	defer c.t.close()
+	if err := c.compare(entries); err != nil {
+		return err
+	}
+	if c.has(c.opaque, "") {
+		below = nil
+	}
+	return c.inherit(root, below, "")
+}
+
+func newComparer(ctx context.Context, root *os.File, marks Marks, fn func(Difference) error) *comparer {
+	return &comparer{
+		ctx: ctx, root: root, marks: marks, fn: fn, seed: maphash.MakeSeed(), last: map[uint64]int{}, files: map[uint64]int{},
+		known: map[uint64]struct{}{}, hidden: map[uint64]struct{}{}, opaque: map[uint64]struct{}{},
+		shared: map[inode]sharedFile{}, t: newTree(root, Options{Marks: marks}),
+	}
+}
+
+// compare looks at all that entries account for.
+func (c *comparer) compare(entries func(func(*tar.Header) error) error) error {
 	if err := entries(c.count); err != nil {
 		return err
 	}
@@ -43,13 +75,7 @@ func Compare(ctx context.Context, root *os.File, marks Marks, entries func(func(
 	if err := entries(c.entry); err != nil {
 		return err
 	}
-	if err := c.sharedFiles(); err != nil {
-		return err
-	}
-	if marks != OverlayMarks {
-		return nil
-	}
-	return c.extras(int(root.Fd()), "")
+	return c.sharedFiles()
 }
 
 // comparer knows paths by their hashes: layers have many.
@@ -65,10 +91,13 @@ type comparer struct {
 	files  map[uint64]int      // name of what is no folder and no link to one: its last entry
 	twice  bool                // some name has several entries
 	known  map[uint64]struct{} // paths that entries account for
+	hidden map[uint64]struct{} // with FileMarks: paths that the layer hides
+	opaque map[uint64]struct{} // with FileMarks: folders that hide all that was in them
 	shared map[inode]sharedFile
 
-	t  *tree
-	at string // the folder open in t, through no symlink
+	t   *tree
+	at  string // the folder open in t, through no symlink
+	buf []byte // of unlikeInside
 }
 
 // sharedFile is a file with several names: the last entry for any of them
@@ -190,8 +219,16 @@ func (c *comparer) rootEntry(h *tar.Header) error {
 // whiteout wants the name hidden, or made by this layer after all.
 func (c *comparer) whiteout(dir int, base string) error {
 	hides, opaque, skip, err := whiteout(base)
-	if err != nil || skip || c.marks != OverlayMarks {
+	if err != nil || skip {
 		return err
+	}
+	if c.marks != OverlayMarks {
+		if opaque {
+			c.opaque[c.sum(c.at)] = struct{}{}
+		} else {
+			c.hidden[c.sum(path.Join(c.at, hides))] = struct{}{}
+		}
+		return nil
 	}
 	if opaque {
 		if !opaqueDir(fdPath(dir)) {

@@ -27,7 +27,8 @@ type Finding struct {
 	What     string
 	Repaired bool
 
-	extra bool // the layer has no such path
+	extra     bool // the layer has no such path
+	inherited bool // the layer has it from below
 }
 
 // CheckOptions of Check.
@@ -38,6 +39,8 @@ type CheckOptions struct {
 	Origin Origin
 	// Progress, if not nil, hears which layer's turn it is, from 1.
 	Progress func(layer digest.Digest, n, of int)
+
+	damaged map[string]bool // layers that were looked at and are not whole
 }
 
 // Check looks for damage: of the store (edges to nothing), of layers that are
@@ -54,6 +57,7 @@ func (r *Repo) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.damaged = map[string]bool{}
 	r.pin(nodes)
 	for i, node := range nodes {
 		if o.Progress != nil {
@@ -64,6 +68,7 @@ func (r *Repo) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
 			err = fmt.Errorf("check layer %.19s: %w", chainOf(node), err)
 			break
 		}
+		o.damaged[node] = slices.ContainsFunc(bad, func(f Finding) bool { return !f.Repaired })
 		found = append(found, bad...)
 	}
 	return found, errors.Join(err, r.unpin(nodes))
@@ -123,7 +128,7 @@ func (r *Repo) layersToCheck(img string) (nodes []string, err error) {
 }
 
 func (r *Repo) checkAndMend(ctx context.Context, node string, o CheckOptions) ([]Finding, error) {
-	found, err := r.checkLayer(ctx, node, o.Quick)
+	found, err := r.checkLayer(ctx, node, o)
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
@@ -151,7 +156,7 @@ func (r *Repo) mendAndCheck(ctx context.Context, node string, found []Finding, o
 			return append(found, Finding{What: "it can't be repaired: " + err.Error()}), nil
 		}
 		var err error
-		if left, err = r.checkLayer(ctx, node, o.Quick); err != nil {
+		if left, err = r.checkLayer(ctx, node, o); err != nil {
 			return nil, err
 		}
 		if len(left) == 0 {
@@ -212,7 +217,7 @@ func callNames(g graph.Graph, img string) (names []string) {
 }
 
 // checkLayer finds what is wrong with one layer, one finding a path.
-func (r *Repo) checkLayer(ctx context.Context, node string, quick bool) ([]Finding, error) {
+func (r *Repo) checkLayer(ctx context.Context, node string, o CheckOptions) ([]Finding, error) {
 	whole := func(format string, args ...any) []Finding { return []Finding{{What: fmt.Sprintf(format, args...)}} }
 	var l layerNode
 	if err := r.view(func(g graph.Graph) error { return load(g, node, &l) }); err != nil {
@@ -225,7 +230,7 @@ func (r *Repo) checkLayer(ctx context.Context, node string, quick bool) ([]Findi
 		return whole("%s", why), nil
 	}
 	if l.Place != "" {
-		why, err := r.checkPlace(ctx, l, quick)
+		why, err := r.checkPlace(ctx, l, o.Quick)
 		if why != "" {
 			return whole("%s", why), err
 		}
@@ -248,28 +253,66 @@ func (r *Repo) checkLayer(ctx context.Context, node string, quick bool) ([]Findi
 	if rec.Info().DiffID != l.DiffID {
 		return whole("its record is that of another layer"), nil
 	}
-	if quick {
+	if o.Quick {
 		return nil, nil
 	}
-	found, err := r.comparePaths(ctx, root, rec)
+	compare, done, err := r.comparison(node, o.damaged)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	found, err := r.comparePaths(ctx, root, rec, compare)
 	if errors.Is(err, record.ErrBroken) {
 		return whole("%v", err), nil
 	}
 	return found, err
 }
 
-// comparePaths compares the folder with the record, and contents with their
-// digests.
-func (r *Repo) comparePaths(ctx context.Context, root *os.File, rec *record.Reader) (found []Finding, err error) {
-	bad := map[string]bool{}
-	tell := func(p, what string, extra bool) {
-		if !bad[p] {
-			bad[p] = true
-			found = append(found, Finding{Path: p, What: what, extra: extra})
+// comparison is archive.Compare or CompareWhole with what else they want.
+type comparison func(ctx context.Context, root *os.File, entries func(func(*tar.Header) error) error, fn func(archive.Difference) error) error
+
+// comparison says how a layer's folder is compared: with its record alone, or
+// with the layer below too, if the folder holds that as well and it is whole.
+func (r *Repo) comparison(node string, damaged map[string]bool) (compare comparison, done func(), err error) {
+	marks := r.drv.Marks()
+	alone := func(ctx context.Context, root *os.File, entries func(func(*tar.Header) error) error, fn func(archive.Difference) error) error {
+		return archive.Compare(ctx, root, marks, entries, fn)
+	}
+	var below layerNode
+	parent := ""
+	err = r.view(func(g graph.Graph) error {
+		if parent = target(g, node, kindParent); parent == "" {
+			return nil
+		}
+		return load(g, parent, &below)
+	})
+	if marks == archive.OverlayMarks || damaged[parent] || err != nil {
+		return alone, func() {}, err
+	}
+	var tree *os.File
+	if parent != "" {
+		if tree, err = r.drv.OpenLayer(below.Folder); err != nil {
+			return nil, nil, err
 		}
 	}
-	err = archive.Compare(ctx, root, r.drv.Marks(), func(fn func(*tar.Header) error) error { return rec.Headers(fn) }, func(d archive.Difference) error {
-		tell(d.Path, d.What, d.Extra)
+	whole := func(ctx context.Context, root *os.File, entries func(func(*tar.Header) error) error, fn func(archive.Difference) error) error {
+		return archive.CompareWhole(ctx, root, tree, entries, fn)
+	}
+	return whole, func() { tree.Close() }, nil
+}
+
+// comparePaths compares the folder with the record, and contents with their
+// digests.
+func (r *Repo) comparePaths(ctx context.Context, root *os.File, rec *record.Reader, compare comparison) (found []Finding, err error) {
+	bad := map[string]bool{}
+	tell := func(d archive.Difference) {
+		if !bad[d.Path] {
+			bad[d.Path] = true
+			found = append(found, Finding{Path: d.Path, What: d.What, extra: d.Extra, inherited: d.Inherited})
+		}
+	}
+	err = compare(ctx, root, func(fn func(*tar.Header) error) error { return rec.Headers(fn) }, func(d archive.Difference) error {
+		tell(d)
 		return nil
 	})
 	if err != nil {
@@ -282,7 +325,7 @@ func (r *Repo) comparePaths(ctx context.Context, root *os.File, rec *record.Read
 		}
 		f, err := archive.OpenFile(root, e.Path)
 		if err != nil {
-			tell(e.Path, err.Error(), false)
+			tell(archive.Difference{Path: e.Path, What: err.Error()})
 			return nil
 		}
 		defer f.Close()
@@ -290,11 +333,11 @@ func (r *Repo) comparePaths(ctx context.Context, root *os.File, rec *record.Read
 		n, err := io.Copy(sum, f)
 		switch {
 		case err != nil:
-			tell(e.Path, err.Error(), false)
+			tell(archive.Difference{Path: e.Path, What: err.Error()})
 		case n != e.Size:
-			tell(e.Path, fmt.Sprintf("it has %d bytes, not %d", n, e.Size), false)
+			tell(archive.Difference{Path: e.Path, What: fmt.Sprintf("it has %d bytes, not %d", n, e.Size)})
 		case [sha256.Size]byte(sum.Sum(nil)) != e.SHA256:
-			tell(e.Path, "its content has changed", false)
+			tell(archive.Difference{Path: e.Path, What: "its content has changed"})
 		}
 		return nil
 	})

@@ -111,6 +111,9 @@ func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Orig
 	for _, f := range found {
 		whole = whole || f.Path == ""
 	}
+	if !whole && !ok && !slices.ContainsFunc(found, func(f Finding) bool { return !f.inherited && !f.extra }) {
+		from = ownOrigin{r, node}
+	}
 	if whole || !ok {
 		return r.makeAgain(ctx, node, l, from, images)
 	}
@@ -220,6 +223,26 @@ func (r *Repo) makeAgain(ctx context.Context, node string, l layerNode, from Ori
 		r.mu.Unlock()
 	}
 	return err
+}
+
+// ownOrigin is a layer that is whole but for what it has from below: that, it
+// gets from the layer below when it is made again.
+type ownOrigin struct {
+	r    *Repo
+	node string
+}
+
+// Layer implements Origin.
+func (o ownOrigin) Layer(context.Context, digest.Digest, []string) (io.ReadCloser, error) {
+	var l layerNode
+	if err := o.r.view(func(g graph.Graph) error { return load(g, o.node, &l) }); err != nil {
+		return nil, err
+	}
+	s := &layerStream{name: fmt.Sprintf("layer %.19s", chainOf(o.node)), done: func() error { return nil }}
+	if _, err := s.open(o.r, l); err != nil {
+		return nil, errors.Join(err, s.closeFiles())
+	}
+	return s, nil
 }
 
 // originSource is one layer of an origin as a source.

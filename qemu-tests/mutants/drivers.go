@@ -26,6 +26,8 @@ func drivers() []mutant {
 		{"repo: a packed layer is what its diff id says", "layers/repo/recipe.go", `if l.format != "" && l.digest != img.RootFS[i] {`, "if false {", "./layers/repo", "TestInPlaceRefused"},
 		{"sandbox: mounts beside the root stay private", "sandbox/plan/mounts.go", "b.privateParent(m.Target)", "_ = m", "./sandbox", "TestMountsBesideTheRoot"},
 		{"engine: the first thread keeps the machine's mounts", "rt/engine/rootview.go", "if unix.Gettid() == unix.Getpid() {", "if unix.Gettid() == -1 {", "./rt/engine", "TestFirstThreadStaysWhereItIs"},
+		{"repo: fsck looks at what a layer has from below", "layers/repo/check.go", "if marks == archive.OverlayMarks || damaged[parent]", "if true || damaged[parent]", "./layers/repo", "TestInheritedDamage"},
+		{"archive: what a layer hides is no part of it", "layers/archive/inherit.go", "if c.has(c.hidden, sub) {", "if false {", "./layers/repo", "TestInheritedDamage"},
 		{"packed: attributes that the kernel passes over are refused", "layers/driver/packed/packed.go", "if herr != nil || !h.hasAttrs() {", "if herr != nil || !h.hasAttrs() || true {", "./layers/driver/packed", "TestAttributesPassedOver"},
 		{"repo: fsck reads packed layers", "layers/repo/adopt.go", "blob.Verify(blob.WithContext(ctx, f), l.DiffID, -1)", "blob.WithContext(ctx, f)", "./layers/repo", "TestInPlaceChecked"},
 		in("a top of metacopy is not committed", "overlay", "changes.go", "\t\treturn refuseForeign(upper, path, st)\n", "\t\treturn nil\n", "TestForeignTops"),
