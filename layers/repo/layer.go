@@ -190,7 +190,7 @@ func (r *Repo) openJob(ctx context.Context, s source, j layerJob, do func(*blob.
 		return 0, fmt.Errorf("%w: %d bytes where %d were announced", blob.ErrSize, size, j.from.size)
 	}
 	// What it unpacks to is hardly ever smaller.
-	if err := r.room(size); err != nil {
+	if err := r.layerRoom(size); err != nil {
 		return 0, err
 	}
 	counted := &counter{r: blob.WithContext(ctx, rc), tell: func(n int64) { j.tell(Unpacking, n, size) }}

@@ -10,15 +10,26 @@ import (
 
 // room refuses what is larger than the free space, in bytes; what no image
 // has goes before.
-func (r *Repo) room(need int64) error {
-	err := r.fits(need)
+func (r *Repo) room(need int64) error { return r.roomIn(r.fits, need) }
+
+// layerRoom is room for what the driver unpacks, which may have a disk of its
+// own.
+func (r *Repo) layerRoom(need int64) error {
+	if d, ok := r.drv.(interface{ Room(need int64) error }); ok {
+		return r.roomIn(d.Room, need)
+	}
+	return r.room(need)
+}
+
+func (r *Repo) roomIn(fits func(need int64) error, need int64) error {
+	err := fits(need)
 	if !errors.Is(err, blob.ErrNoSpace) {
 		return err
 	}
 	if _, ferr := r.freeUp(); ferr != nil {
 		return errors.Join(err, ferr)
 	}
-	return r.fits(need)
+	return fits(need)
 }
 
 func (r *Repo) fits(need int64) error {

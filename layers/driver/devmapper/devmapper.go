@@ -178,7 +178,7 @@ func (d *Driver) openTree(place string) (*os.File, error) {
 // begin makes a folder of Temp with a new volume: a snapshot of the stack's
 // topmost layer, or of the base.
 func (d *Driver) begin(id string, stack []string) (temp string, v volume, err error) {
-	if err := d.room(); err != nil {
+	if err := d.Room(0); err != nil {
 		return "", v, err
 	}
 	from := volume{d, d.pool.Base, true}

@@ -344,6 +344,8 @@ func TestFullPool(t *testing.T) {
 	st, err := d.status()
 	require.NoError(t, err)
 	require.Equal(t, "rw", st.mode)
+	require.NoError(t, d.Room(1<<20))
+	require.ErrorIs(t, d.Room(1<<30), blob.ErrNoSpace, "the pool counts, not the disk of the store")
 }
 
 func unpackErr(t *testing.T, d *Driver, id string) error {

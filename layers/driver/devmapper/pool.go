@@ -235,8 +235,9 @@ func (d *Driver) Backing() string {
 	return fmt.Sprintf("%s on thin pool %s, %d of %d MiB used", d.pool.FS, d.pool.ID, st.dataUsed*blockBytes>>20, st.dataTotal*blockBytes>>20)
 }
 
-// room refuses with blob.ErrNoSpace what would find a full pool soon.
-func (d *Driver) room() error {
+// Room refuses with blob.ErrNoSpace what has more bytes than the pool, or what
+// would find it full soon.
+func (d *Driver) Room(need int64) error {
 	if err := d.check(); err != nil {
 		return err
 	}
@@ -250,9 +251,12 @@ func (d *Driver) room() error {
 		if err := unix.Statfs(d.Root(), &fs); err != nil {
 			return fmt.Errorf("ask file system for free space: %w", err)
 		}
-		if free := int64(fs.Bfree) * int64(fs.Bsize); free < d.pool.Data/50 {
+		if free := int64(fs.Bfree) * int64(fs.Bsize); free < max(d.pool.Data/50, need) {
 			why = fmt.Sprintf("the disk below it has %d MiB left", free>>20)
 		}
+	}
+	if free := int64(st.dataTotal-st.dataUsed) * blockBytes; why == "" && free < need {
+		why = fmt.Sprintf("about %d MiB are needed, and it has %d", need>>20, free>>20)
 	}
 	if why == "" {
 		return nil
@@ -269,7 +273,7 @@ func (d *Driver) blame(err error) error {
 		if !errors.Is(err, e) {
 			continue
 		}
-		if full := d.room(); errors.Is(full, blob.ErrNoSpace) {
+		if full := d.Room(0); errors.Is(full, blob.ErrNoSpace) {
 			return fmt.Errorf("%w: %w", full, err)
 		}
 		return blob.NoSpace(err)
