@@ -418,13 +418,19 @@ func TestSpoofing(t *testing.T) {
 	}
 	require.NoError(t, dialFrom(t, thief, "10.99.0.2:80"))
 
-	ip := func(pid int, args ...string) {
-		out, err := exec.Command("nsenter", append([]string{"-t", fmt.Sprint(pid), "-n", "ip"}, args...)...).CombinedOutput()
-		require.NoError(t, err, "%v: %s", args, out)
+	// in does one thing to eth0 of the thief.
+	in := func(f func(eth0 netlink.Link) error) {
+		require.NoError(t, visit(t, thief, func() error {
+			link, err := netlink.LinkByName("eth0")
+			if err == nil {
+				err = f(link)
+			}
+			return err
+		}))
 	}
 	// Another's IP address, as the one that is chosen as source.
-	ip(thief, "addr", "add", "10.99.0.77/24", "dev", "eth0")
-	ip(thief, "route", "add", "10.99.0.2", "dev", "eth0", "src", "10.99.0.77")
+	alias := address(netip.MustParsePrefix("10.99.0.77/24"))
+	in(func(eth0 netlink.Link) error { return netlink.AddrAdd(eth0, alias) })
 	heard := ear(t, victim, "10.99.0.2:7777")
 	require.True(t, hears(t, heard, func() { say(t, thief, netip.MustParseAddr("10.99.0.3"), "10.99.0.2:7777") }))
 	require.False(t, hears(t, heard, func() { say(t, thief, netip.MustParseAddr("10.99.0.77"), "10.99.0.2:7777") }))
@@ -433,8 +439,7 @@ func TestSpoofing(t *testing.T) {
 	require.NoError(t, later.Set(Config{Networks: []Network{n}, Links: links}))
 	require.Equal(t, before, generation(t), "a new engine has nothing to send")
 	require.False(t, hears(t, heard, func() { say(t, thief, netip.MustParseAddr("10.99.0.77"), "10.99.0.2:7777") }))
-	ip(thief, "route", "del", "10.99.0.2", "dev", "eth0")
-	ip(thief, "addr", "del", "10.99.0.77/24", "dev", "eth0")
+	in(func(eth0 netlink.Link) error { return netlink.AddrDel(eth0, alias) })
 	require.NoError(t, dialFrom(t, thief, "10.99.0.2:80"))
 
 	// A lie in ARP about an address that the victim knows.
@@ -442,20 +447,32 @@ func TestSpoofing(t *testing.T) {
 	time.Sleep(1200 * time.Millisecond) // what was heard just now is not overwritten (arp(7), locktime)
 	liar, believer := MACFor(netip.MustParseAddr("10.99.0.3")), MACFor(netip.MustParseAddr("10.99.0.2"))
 	send(t, thief, slices.Concat(believer, liar, []byte{0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2}, liar, []byte{10, 99, 0, 4}, believer, []byte{10, 99, 0, 2}))
-	out, err := exec.Command("nsenter", "-t", fmt.Sprint(victim), "-n", "ip", "neigh", "show", "10.99.0.4").CombinedOutput()
-	require.NoError(t, err)
-	require.Contains(t, string(out), MACFor(netip.MustParseAddr("10.99.0.4")).String(), "the victim believes the lie: %s", out)
+	require.NoError(t, visit(t, victim, func() error {
+		list, err := netlink.NeighList(0, netlink.FAMILY_V4)
+		for _, n := range list {
+			if n.IP.Equal(net.IPv4(10, 99, 0, 4)) {
+				assert.Equal(t, MACFor(netip.MustParseAddr("10.99.0.4")), n.HardwareAddr, "the victim believes the lie")
+				return err
+			}
+		}
+		return errors.New("the victim knows no neighbour")
+	}))
 
 	// Another's MAC address.
-	ip(thief, "link", "set", "eth0", "address", MACFor(netip.MustParseAddr("10.99.0.4")).String())
-	ip(thief, "neigh", "replace", "10.99.0.2", "lladdr", believer.String(), "dev", "eth0")
+	in(func(eth0 netlink.Link) error {
+		return errors.Join(netlink.LinkSetHardwareAddr(eth0, MACFor(netip.MustParseAddr("10.99.0.4"))), netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: eth0.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.IPv4(10, 99, 0, 2), HardwareAddr: believer,
+		}))
+	})
 	require.False(t, hears(t, heard, func() { say(t, thief, netip.Addr{}, "10.99.0.2:7777") }))
 
 	free := links["tv2"]
 	free.MAC = nil
 	links["tv2"] = free
 	require.NoError(t, New("cobletest").Set(Config{Networks: []Network{n}, Links: links}))
-	ip(thief, "link", "set", "eth0", "address", "02:00:00:00:00:09")
+	in(func(eth0 netlink.Link) error {
+		return netlink.LinkSetHardwareAddr(eth0, net.HardwareAddr{2, 0, 0, 0, 0, 9})
+	})
 	require.NoError(t, dialFrom(t, thief, "10.99.0.2:80"))
 }
 

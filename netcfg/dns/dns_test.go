@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 )
@@ -179,6 +180,8 @@ func TestInNamespace(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: run as root or make test-vm")
 	}
+	runtime.LockOSThread() // the child is killed when its parent's thread ends
+	defer runtime.UnlockOSThread()
 	sleeper := exec.Command("sleep", "60")
 	sleeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
 	require.NoError(t, sleeper.Start())
@@ -197,8 +200,10 @@ func TestInNamespace(t *testing.T) {
 		<-done
 	}
 	visit(func() {
-		out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput()
-		assert.NoError(t, err, "%s", out)
+		lo, err := netlink.LinkByName("lo")
+		if assert.NoError(t, err) {
+			assert.NoError(t, netlink.LinkSetUp(lo))
+		}
 	})
 	udp, tcp, err := Listen(pid)
 	require.NoError(t, err)
