@@ -327,8 +327,15 @@ func TestWhoReachesWhom(t *testing.T) {
 		n    Network
 		addr string
 	}{
-		{open, "10.99.0.2/24"}, {open, "10.99.0.3/24"}, {other, "10.99.1.2/24"}, {internal, "10.99.2.2/24"}, {internal, "10.99.2.3/24"},
-		{apart, "10.99.3.2/24"}, {apart, "10.99.3.3/24"}, {six, "fd00:99::2/64"}, {six, "fd00:99::3/64"},
+		{open, "10.99.0.2/24"},
+		{open, "10.99.0.3/24"},
+		{other, "10.99.1.2/24"},
+		{internal, "10.99.2.2/24"},
+		{internal, "10.99.2.3/24"},
+		{apart, "10.99.3.2/24"},
+		{apart, "10.99.3.3/24"},
+		{six, "fd00:99::2/64"},
+		{six, "fd00:99::3/64"},
 	} {
 		link := fmt.Sprintf("tv%d", i)
 		c.Links[link] = Link{}
