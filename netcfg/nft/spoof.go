@@ -21,7 +21,7 @@ type Link struct {
 }
 
 // ErrNoBridgeFilter says that the kernel cannot look into a bridge.
-var ErrNoBridgeFilter = errors.New("containers can pretend to have each other's addresses: the kernel has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE; is the module loaded?)")
+var ErrNoBridgeFilter = errors.New("containers can pretend to have each other's addresses: the kernel has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE, NFT_BRIDGE_META; are the modules loaded?)")
 
 // Links is the table in which a bridge's frames are looked at: what comes from a link and does not have its addresses is
 // dropped, be it IPv4, IPv6 or ARP; so is what is none of them. Links that are not in it may send anything.
@@ -66,7 +66,7 @@ func (l *Links) Set(links []Link) error {
 	if l.current(links) {
 		return nil
 	}
-	return l.change(func(c *nftables.Conn) error {
+	err := l.change(func(c *nftables.Conn) error {
 		c.AddTable(l.table)
 		c.DelTable(l.table)
 		c.AddTable(l.table)
@@ -83,6 +83,10 @@ func (l *Links) Set(links []Link) error {
 		}
 		return nil
 	})
+	if errors.Is(err, unix.ENOENT) { // nothing that it needs has to be there but the kernel's parts
+		return ErrNoBridgeFilter
+	}
+	return err
 }
 
 // current tells whether the table is there with just these links.

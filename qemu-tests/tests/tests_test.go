@@ -24,7 +24,7 @@ func packages(list ...string) []string {
 
 // As many machines run at once as go test -parallel says: one a core.
 func TestPackagesAsRoot(t *testing.T) {
-	list := packages("./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci", "./netcfg")
+	list := packages("./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci", "./netcfg", "./netcfg/dns")
 	for _, c := range []struct{ arch, series, cgroup string }{
 		{"amd64", "6.1", ""},
 		{"amd64", "6.12", ""},

@@ -389,7 +389,7 @@ func TestManyDescriptors(t *testing.T) {
 	free := len(low.free)
 	before := descriptors(t, "self")
 	var wg sync.WaitGroup
-	for range 4 * lowNumbers { // more at a time than there are numbers for
+	for range lowNumbers { // more at a time than there are numbers for, two each
 		wg.Go(func() {
 			var held map[string]string
 			c, err := Run(context.Background(), barrierPlan(execSelf("SPAWN_HELPER=ok")), Options{Barrier: func(pid int) error {
