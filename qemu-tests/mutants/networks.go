@@ -18,6 +18,7 @@ func networkings() []mutant {
 		{"net: no address is given out twice", "netcfg/ipam/ipam.go", `if p.byAddr[a] == "" && p.usable(a) {`, "if p.usable(a) {", "./netcfg/ipam", "."},
 		{"net: addresses are claimed back after a restart", "rt/engine/adopt.go", "\t\te.claimLeases(c)\n", "", "./rt/daemon", "TestNetworksOutliveTheEngine"},
 		{"net: names are answered by the next engine too", "rt/engine/adopt.go", "if err := c.serveNames(c.ends(), st.Pid); err != nil {", "if err := error(nil); err != nil {", "./rt/daemon", "TestNetworksOutliveTheEngine"},
+		{"net: one start takes nothing from the others", "rt/engine/network.go", "\te.applying.Lock()\n\tdefer e.applying.Unlock()\n", "", "./rt/daemon", "TestStartsBesideEachOther"},
 		{"net: names stay in their network", "rt/engine/dns.go", "if mine[end.Network] {", "if true {", "./rt/daemon", "TestNetworksOutliveTheEngine"},
 	}
 }

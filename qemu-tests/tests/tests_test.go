@@ -22,8 +22,25 @@ func packages(list ...string) []string {
 	return list
 }
 
-// As many machines run at once as go test -parallel says: one a core.
+// TestDriversAsRoot runs the suites of the graph drivers, on the newest kernel, and with $COBLE_VM_ALL (make test-vm) on all.
+// Without this machine's own programs, on another processor, what needs them is skipped. It is the longest, so it is the first
+// of the machines to start: as many run at once as go test -parallel says, one a core.
+func TestDriversAsRoot(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ arch, series string }{{"amd64", "6.12"}, {"amd64", "5.10"}, {"amd64", "6.1"}, {"arm64", "6.1"}} {
+		if c.series != "6.12" && os.Getenv("COBLE_VM_ALL") == "" {
+			continue
+		}
+		t.Run(c.arch+"-"+c.series, func(t *testing.T) {
+			t.Parallel()
+			vm.RunTests(t, vm.FetchKernelT(t, c.arch, c.series), 150*time.Second, packages(
+				"./layers/driver/devmapper", "./rt/daemon TestThinVolumes", "./layers/driver/overlay", "./layers/driver/btrfs", "./layers/driver/quota", "./layers/driver/packed", "./layers/driver/vfs")...)
+		})
+	}
+}
+
 func TestPackagesAsRoot(t *testing.T) {
+	t.Parallel()
 	list := packages("./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci", "./netcfg", "./netcfg/dns")
 	for _, c := range []struct{ arch, series, cgroup string }{
 		{"amd64", "6.1", ""},
@@ -43,21 +60,6 @@ func TestPackagesAsRoot(t *testing.T) {
 				list = slices.DeleteFunc(list, func(p string) bool { return !strings.HasPrefix(p, "./sandbox") })
 			}
 			run(t, vm.FetchKernelT(t, c.arch, c.series), 60*time.Second, list...)
-		})
-	}
-}
-
-// TestDriversAsRoot runs the suites of the graph drivers, on the newest kernel, and with $COBLE_VM_ALL (make test-vm) on all.
-// Without this machine's own programs, on another processor, what needs them is skipped.
-func TestDriversAsRoot(t *testing.T) {
-	for _, c := range []struct{ arch, series string }{{"amd64", "6.12"}, {"amd64", "5.10"}, {"amd64", "6.1"}, {"arm64", "6.1"}} {
-		if c.series != "6.12" && os.Getenv("COBLE_VM_ALL") == "" {
-			continue
-		}
-		t.Run(c.arch+"-"+c.series, func(t *testing.T) {
-			t.Parallel()
-			vm.RunTests(t, vm.FetchKernelT(t, c.arch, c.series), 150*time.Second, packages(
-				"./layers/driver/devmapper", "./rt/daemon TestThinVolumes", "./layers/driver/overlay", "./layers/driver/btrfs", "./layers/driver/quota", "./layers/driver/packed", "./layers/driver/vfs")...)
 		})
 	}
 }

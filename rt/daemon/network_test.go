@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/nftables"
@@ -140,4 +141,23 @@ func interfaceOf(m *machine, prefix string) string {
 		}
 	}
 	return ""
+}
+
+// TestStartsBesideEachOther: what one start tells the network takes nothing away from the others.
+func TestStartsBesideEachOther(t *testing.T) {
+	m := newMachine(t, "")
+	m.loadBox()
+	const many = 24
+	ids := make([]string, many)
+	for i := range ids {
+		ids[i] = m.create(fmt.Sprintf("c%d", i), func(r *request) { r.HostConfig.NetworkMode = "bridge" }, "sh", "-c", "sleep 2; test -e /sys/class/net/eth0")
+	}
+	var wg sync.WaitGroup
+	for _, id := range ids {
+		wg.Go(func() { m.try("POST", "/containers/"+id+"/start", nil) })
+	}
+	wg.Wait()
+	for _, id := range ids {
+		require.Zero(t, m.wait(id), "its link is gone")
+	}
 }

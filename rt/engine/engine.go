@@ -90,6 +90,7 @@ type Engine struct {
 
 	launching  sync.Mutex // held by the launch job
 	collecting sync.Mutex // held by the collect job
+	applying   sync.Mutex // held from a look at the containers until the network is told
 
 	ctx    context.Context // ends with the engine
 	cancel context.CancelFunc

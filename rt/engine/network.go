@@ -313,6 +313,9 @@ func (c *ctr) ends() []store.End {
 // applyNetwork tells the network what is wanted: the networks that were made, and the ports of every container that runs
 // or starts. The default network is wanted from its first use on.
 func (e *Engine) applyNetwork() error {
+	// What was seen first is also said first: what is said later would take away the links of those who started between.
+	e.applying.Lock()
+	defer e.applying.Unlock()
 	c := netcfg.Config{Links: map[string]netcfg.Link{}}
 	used := false
 	for _, ct := range e.all() {

@@ -159,66 +159,59 @@ func (e *Engine) connect(_ *Job, in ConnectIn) (any, error) {
 	if err := checkEndpoint(n, settings); err != nil {
 		return nil, err
 	}
-	asked := maps.Clone(spec.Networks)
-	asked[n.Name] = settings
-	delete(asked, networks.None)
-	if c.running() {
-		if err := e.connectRunning(c, n, settings); err != nil {
-			return nil, err
-		}
+	next := spec
+	next.Networks, next.Leases = maps.Clone(spec.Networks), maps.Clone(spec.Leases)
+	next.Networks[n.Name] = settings
+	if next.Host.NetworkMode.IsNone() {
+		delete(next.Networks, networks.None)
+		next.Host.NetworkMode = container.NetworkMode(n.Name)
 	}
-	err = c.setSpec(func(s *store.Spec) {
-		s.Networks = asked
-		if s.Host.NetworkMode.IsNone() {
-			s.Host.NetworkMode = "bridge"
-			if n.Name != networks.Default {
-				s.Host.NetworkMode = container.NetworkMode(n.Name)
-			}
-		}
-	})
-	if err != nil {
-		return nil, err
+	if !c.running() {
+		return nil, c.putNetworks(next)
 	}
-	return nil, nil
+	return nil, e.connectRunning(c, n, next)
 }
 
-// connectRunning plugs one more link into a container. The caller holds op.
-func (e *Engine) connectRunning(c *ctr, n network.Network, settings *network.EndpointSettings) error {
-	spec := c.spec()
-	spec.Networks = maps.Clone(spec.Networks)
-	spec.Networks[n.Name] = settings
-	end, err := e.join(spec, n.Name)
+// connectRunning plugs one more link into a container, whose record becomes next. The caller holds op.
+func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) error {
+	end, err := e.join(next, n.Name)
 	if err != nil {
 		return err
 	}
-	had := c.ends()
+	before, had := c.spec(), c.ends()
 	end.IfName = freeIfName(had)
 	ends := append(slices.Clone(had), end)
-	leases := maps.Clone(spec.Leases)
-	if leases == nil {
-		leases = map[string]store.Lease{}
+	if next.Leases == nil {
+		next.Leases = map[string]store.Lease{}
 	}
-	leases[n.ID] = store.Lease{V4: end.V4.Addr(), V6: end.V6.Addr()}
+	next.Leases[n.ID] = store.Lease{V4: end.V4.Addr(), V6: end.V6.Addr()}
 	undo := func(err error) error {
 		c.setState(func(st *store.State) { st.Ends = had })
-		e.net.Unplug(end.HostIf)
-		e.networks.Leave(n.ID, spec.ID)
+		err = errors.Join(err, c.putNetworks(before), e.net.Unplug(end.HostIf))
+		e.networks.Leave(n.ID, before.ID)
 		return err
 	}
 	// First what is wanted, then the kernel: an engine that dies in between leaves nothing that the next does not know.
+	if err := c.putNetworks(next); err != nil {
+		return undo(err)
+	}
 	c.setState(func(st *store.State) { st.Ends, st.HostIf = ends, "" })
-	if err := c.setSpec(func(s *store.Spec) { s.Leases = leases }); err != nil {
-		return undo(err)
-	}
 	pid := c.view().State.Pid
-	if err := e.plug(spec, end, pid, netip.Addr{}, netip.Addr{}); err != nil {
+	if err := e.plug(next, end, pid, netip.Addr{}, netip.Addr{}); err != nil {
 		return undo(err)
 	}
-	if err := e.reroute(c, spec, ends, pid); err != nil {
+	if err := e.reroute(c, next, ends, pid); err != nil {
 		return undo(err)
 	}
-	e.networkEvent(events.ActionConnect, n, spec.ID)
+	e.networkEvent(events.ActionConnect, n, before.ID)
 	return nil
+}
+
+// putNetworks writes down what next says of networks.
+func (c *ctr) putNetworks(next store.Spec) error {
+	return c.setSpec(func(s *store.Spec) {
+		s.Networks, s.Leases, s.Host.NetworkMode = next.Networks, next.Leases, next.Host.NetworkMode
+	})
 }
 
 // reroute sets the default routes anew, the ports' targets and the container's own names.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -215,6 +216,22 @@ func blockSignals() (restore func(), err error) {
 	}, nil
 }
 
+var memlock sync.Mutex // held while the limit is lifted
+
+// lockUnlimited calls f without a limit of locked memory. Before Linux 5.11 programs count against it, all that the user
+// has loaded together, and the usual limit is full with the sixteenth container. It is the process's own limit only as
+// long as f takes: containers inherit it.
+func lockUnlimited(f func()) {
+	memlock.Lock()
+	defer memlock.Unlock()
+	var old unix.Rlimit
+	none := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &none, &old) == nil { // else what f says stands
+		defer unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &old, nil)
+	}
+	f()
+}
+
 func attachDevices(dirFD int, prog []insn) error {
 	var code []byte
 	for _, i := range prog {
@@ -245,7 +262,14 @@ func attachDevices(dirFD int, prog []insn) error {
 	if err != nil {
 		return err
 	}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&load)), unsafe.Sizeof(load))
+	try := func() (fd uintptr, errno unix.Errno) {
+		fd, _, errno = unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&load)), unsafe.Sizeof(load))
+		return fd, errno
+	}
+	fd, errno := try()
+	if errno == unix.EPERM {
+		lockUnlimited(func() { fd, errno = try() })
+	}
 	signals()
 	if errno != 0 {
 		return fmt.Errorf("load device filter (CONFIG_CGROUP_BPF): %w", errno)

@@ -17,7 +17,14 @@ podman() {
 }
 P="--network none"
 step version runc --version
-step import podman import /tmp/root.tar box
+# A podman that starts while the machine still does has been seen to lose the name.
+import() {
+	for try in 1 2 3; do
+		podman import /tmp/root.tar box && podman image exists box && return
+	done
+	return 1
+}
+step import import
 
 step podman-run podman run --rm $P box sh -c 'echo hello; exit 3'
 step podman-cgroup podman run --rm $P --cgroupns host -m 64m --pids-limit 33 --cpus 0.5 box sh -c \
