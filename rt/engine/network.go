@@ -146,15 +146,10 @@ func (e *Engine) reserveNetwork(c *ctr, u *undo) ([]store.End, error) {
 func networkOrder(spec store.Spec) []string {
 	names := slices.Sorted(maps.Keys(spec.Networks))
 	mode := string(spec.Host.NetworkMode)
-	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(boolInt(b == mode), boolInt(a == mode)) })
-	return names
-}
-
-func boolInt(b bool) int {
-	if b {
-		return 1
+	if i := slices.Index(names, mode); i > 0 {
+		names = slices.Insert(slices.Delete(names, i, i+1), 0, mode)
 	}
-	return 0
+	return names
 }
 
 // join gives a container its place in one network.

@@ -134,12 +134,18 @@ type ConnectIn struct {
 	Settings           *network.EndpointSettings
 }
 
-func (e *Engine) connect(_ *Job, in ConnectIn) (any, error) {
-	n, err := e.networks.Get(in.Network)
+// networkAnd finds a network and a container.
+func (e *Engine) networkAnd(ref, container string) (network.Network, *ctr, error) {
+	n, err := e.networks.Get(ref)
 	if err != nil {
-		return nil, err
+		return n, nil, err
 	}
-	c, err := e.find(in.Container)
+	c, err := e.find(container)
+	return n, c, err
+}
+
+func (e *Engine) connect(_ *Job, in ConnectIn) (any, error) {
+	n, c, err := e.networkAnd(in.Network, in.Container)
 	if err != nil {
 		return nil, err
 	}
@@ -246,11 +252,7 @@ type DisconnectIn struct {
 }
 
 func (e *Engine) disconnect(_ *Job, in DisconnectIn) (any, error) {
-	n, err := e.networks.Get(in.Network)
-	if err != nil {
-		return nil, err
-	}
-	c, err := e.find(in.Container)
+	n, c, err := e.networkAnd(in.Network, in.Container)
 	if err != nil {
 		return nil, err
 	}
