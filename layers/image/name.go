@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/coble-os/coble/layers/reference"
 )
 
 // Name is a normalised name of an image: docker.io/library/busybox with
@@ -20,26 +21,20 @@ type Name struct {
 // missing tag becomes latest, and a digest wins over a tag. Errors wrap
 // ErrInvalid.
 func ParseName(s string) (Name, error) {
-	named, err := reference.ParseNormalizedNamed(s)
+	named, err := reference.Parse(s)
 	if err != nil {
 		return Name{}, fmt.Errorf("%w: name %q: %w", ErrInvalid, s, err)
 	}
-	n := Name{Repo: named.Name()}
-	if c, ok := named.(reference.Canonical); ok {
-		n.Digest = c.Digest()
-		return n, CheckDigest(n.Digest)
+	if named.Digest != "" {
+		return Name{Repo: named.Name(), Digest: named.Digest}, CheckDigest(named.Digest)
 	}
-	n.Tag = "latest"
-	if t, ok := named.(reference.Tagged); ok {
-		n.Tag = t.Tag()
-	}
-	return n, nil
+	return Name{Repo: named.Name(), Tag: named.Latest().Tag}, nil
 }
 
 // NameOnly tells whether a valid name has neither tag nor digest.
 func NameOnly(s string) bool {
-	named, err := reference.ParseNormalizedNamed(s)
-	return err == nil && reference.IsNameOnly(named)
+	named, err := reference.Parse(s)
+	return err == nil && named.NameOnly()
 }
 
 // String is the normalised form: docker.io/library/busybox:latest.
@@ -53,8 +48,8 @@ func (n Name) String() string {
 // Familiar is the form shown to people: busybox:latest.
 func (n Name) Familiar() string {
 	short := n.Repo
-	if named, err := reference.ParseNormalizedNamed(n.Repo); err == nil {
-		short = reference.FamiliarName(named)
+	if named, err := reference.Parse(n.Repo); err == nil {
+		short = named.FamiliarName()
 	}
 	return short + strings.TrimPrefix(n.String(), n.Repo)
 }

@@ -5,16 +5,18 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path"
 	"slices"
 	"sort"
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/storage"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/coble-os/coble/layers/reference"
 
 	layerimage "github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
@@ -128,12 +130,16 @@ func referenceMatches(patterns []string, tag string) bool {
 }
 
 func matchReference(pattern, tag string) bool {
-	ref, err := reference.ParseAnyReference(tag)
+	name, err := reference.Parse(tag)
 	if err != nil {
 		return false
 	}
-	ok, err := reference.FamiliarMatch(pattern, ref)
-	return err == nil && ok
+	for _, s := range []string{name.Familiar(), name.FamiliarName()} {
+		if ok, err := path.Match(pattern, s); err == nil && ok {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Server) inspectImage(w http.ResponseWriter, r *http.Request) error {

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/distribution/reference"
+	"github.com/coble-os/coble/layers/reference"
 )
 
 // dockerConfig is Docker's config.json, as far as it is about credentials. All that is not understood stays in it.
@@ -59,11 +59,11 @@ func serverKey(host string) string {
 
 // registryOf is the registry of an image's name, as config.json calls it.
 func registryOf(name string) (string, error) {
-	named, err := reference.ParseNormalizedNamed(name)
+	named, err := reference.Parse(name)
 	if err != nil {
 		return "", fmt.Errorf("image name %q: %w", name, err)
 	}
-	return serverKey(reference.Domain(named)), nil
+	return serverKey(named.Domain), nil
 }
 
 // loadDockerConfig reads $DOCKER_CONFIG/config.json or ~/.docker/config.json; one that is not there is empty.

@@ -14,10 +14,11 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/coble-os/coble/layers/reference"
 )
 
 func pullVerb(f *pflag.FlagSet) runner {
@@ -28,15 +29,15 @@ func pullVerb(f *pflag.FlagSet) runner {
 		if err := need(args, 1, 1, "an image"); err != nil {
 			return err
 		}
-		name, err := reference.ParseNormalizedNamed(args[0])
+		name, err := reference.Parse(args[0])
 		if err != nil {
 			return fmt.Errorf("image name %q: %w", args[0], err)
 		}
-		if *all && !reference.IsNameOnly(name) {
+		if *all && !name.NameOnly() {
 			return fmt.Errorf("image name %q: all tags are wanted, and one is given", args[0])
 		}
 		if !*all {
-			name = reference.TagNameOnly(name)
+			name = name.Latest()
 		}
 		out := a.out
 		if *quiet {
@@ -75,21 +76,21 @@ func pushVerb(f *pflag.FlagSet) runner {
 		if err := need(args, 1, 1, "an image"); err != nil {
 			return err
 		}
-		name, err := reference.ParseNormalizedNamed(args[0])
+		name, err := reference.Parse(args[0])
 		if err != nil {
 			return fmt.Errorf("image name %q: %w", args[0], err)
 		}
 		q := url.Values{}
-		if tagged, ok := reference.TagNameOnly(name).(reference.Tagged); !*all && ok {
-			q.Set("tag", tagged.Tag())
-		} else if !reference.IsNameOnly(name) {
+		if tag := name.Latest().Tag; !*all && tag != "" {
+			q.Set("tag", tag)
+		} else if !name.NameOnly() {
 			return fmt.Errorf("image name %q: want a tag, or with --all-tags none", args[0])
 		}
 		header, err := registryAuth(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		resp, err := a.do(ctx, "POST", "/images/"+reference.TrimNamed(name).Name()+"/push", q, nil, header...)
+		resp, err := a.do(ctx, "POST", "/images/"+name.Name()+"/push", q, nil, header...)
 		if err != nil {
 			return err
 		}

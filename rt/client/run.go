@@ -8,10 +8,11 @@ import (
 	"os"
 	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/layers/reference"
 )
 
 // createFlags are docker's, as far as the engine honours them.
@@ -272,16 +273,16 @@ func (a *app) createPulling(ctx context.Context, c *createFlags, req container.C
 	default:
 		return out, fmt.Errorf("--pull %q: want always, missing or never", c.pull)
 	}
-	named, nerr := reference.ParseNormalizedNamed(req.Image)
+	named, nerr := reference.Parse(req.Image)
 	if nerr != nil {
 		if err == nil {
 			err = fmt.Errorf("image name %q: %w", req.Image, nerr)
 		}
 		return out, err
 	}
-	named = reference.TagNameOnly(named)
+	named = named.Latest()
 	if c.pull == "missing" {
-		fmt.Fprintf(a.err, "Unable to find image '%s' locally\n", reference.FamiliarString(named))
+		fmt.Fprintf(a.err, "Unable to find image '%s' locally\n", named.Familiar())
 	}
 	if err := a.pull(ctx, named.String(), c.platform, a.err); err != nil {
 		return out, err
