@@ -26,6 +26,7 @@ type runner struct {
 	states  [2]*os.File // state.creating and state.created, or nil
 	report  *os.File    // of a child that waits for its start, or nil
 	hooked  bool        // hooks were run
+	ahead   *ahead      // namespaces that are made meanwhile, or nil
 }
 
 func (r *runner) close() {
@@ -116,6 +117,8 @@ func (r *runner) start(ctx context.Context, p *plan.Plan, g *cgroup.Group, o spa
 	if err := r.prepare(ctx, p); err != nil {
 		return nil, err
 	}
+	o.Made = r.ahead.namespaces()
+	defer spawn.CloseNamespaces(o.Made)
 	o.Inputs = r.inputs
 	o.Barrier = r.atStops(p, o.Barrier)
 	sub, handed := r.hand.start(ctx, r.inputs[plan.Listener])

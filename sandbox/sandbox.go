@@ -149,6 +149,8 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.ahead = makeAhead(p, c.Spec)
+	defer r.ahead.end()
 	if err := c.makeTargets(); err != nil {
 		return nil, err
 	}

@@ -14,10 +14,7 @@ import (
 // instead (CLONE_FILES) and copy only its beginning: close_range(2) with CLOSE_RANGE_UNSHARE leaves out what it is to
 // close. The low numbers have to be held from early on, before others take them.
 
-const (
-	lowNumbers = 64  // held: enough for several starts at once
-	manyFDs    = 256 // from this number on, sharing pays
-)
+const lowNumbers = 64 // held: enough for several starts at once
 
 // low are the numbers that ReserveLow holds: a property of the process, like its table of descriptors.
 var low struct {
@@ -46,12 +43,9 @@ func ReserveLow() error {
 	return nil
 }
 
-// lendLow puts copies with low numbers in the place of all descriptors in in, if it pays and there are enough. The
-// returned function takes the numbers back; it is nil if nothing was lent.
+// lendLow puts copies with low numbers in the place of all descriptors in in, if there are enough. The returned function
+// takes the numbers back; it is nil if nothing was lent.
 func lendLow(in map[string]uintptr) (back func()) {
-	if len(in) == 0 || slices.Max(slices.Collect(maps.Values(in))) < manyFDs {
-		return nil
-	}
 	lent := takeLow(len(in))
 	if lent == nil {
 		return nil

@@ -39,6 +39,7 @@ type Options struct {
 	Inputs   map[string]uintptr // a descriptor for each of the plan's inputs other than sync and sync.parent
 	CgroupFD int                // descriptor of a cgroup v2 folder to be born in; 0 means none
 	PidNS    int                // pidfd of a process whose PID namespace the child starts in; 0 means none
+	Made     []Namespace        // that the child gets instead of new ones that the plan asks for
 	// Barrier, if not nil, is called on another goroutine at each barrier of the plan while the child waits.
 	// An error ends the child. Run waits for it to return even if the child is dead by then.
 	Barrier func(pid int) error
@@ -116,6 +117,9 @@ func Run(ctx context.Context, p *plan.Plan, o Options) (Child, error) {
 		defer b.close()
 	}
 	flags := p.CloneFlags
+	for _, n := range o.Made {
+		flags &^= n.flag
+	}
 	if o.Report == nil && len(o.Keep) == 0 {
 		if back := lendLow(in); back != nil {
 			defer back()
@@ -146,7 +150,7 @@ func runToExec(ctx context.Context, p *plan.Plan, o Options, m *machine, b *barr
 	}
 	finished, killed := make(chan struct{}), make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { m.killWhenBorn(finished); close(killed) })
-	pid, errno := start(m, p, o.PidNS, b != nil)
+	pid, errno := start(m, p, o, b != nil)
 	close(finished)
 	ended := !stop()
 	if ended {
@@ -174,9 +178,9 @@ func runToExec(ctx context.Context, p *plan.Plan, o Options, m *machine, b *barr
 
 // start makes the child. On success the goroutine stays locked to the thread that is the child's parent (and, for
 // a held child, its tracer).
-func start(m *machine, p *plan.Plan, pidNS int, wait bool) (int, error) {
+func start(m *machine, p *plan.Plan, o Options, wait bool) (int, error) {
 	runtime.LockOSThread()
-	back, err := enterPidNS(pidNS, p.PidNS)
+	back, err := enterPidNS(o.PidNS, p.PidNS)
 	if err != nil {
 		runtime.UnlockOSThread()
 		return 0, err
@@ -188,6 +192,12 @@ func start(m *machine, p *plan.Plan, pidNS int, wait bool) (int, error) {
 		return 0, err
 	}
 	defer leave()
+	out, err := enterMade(o.Made)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return 0, err
+	}
+	defer out()
 	var pid, errno uintptr
 	if wait {
 		pid, errno = runBlocking(m)

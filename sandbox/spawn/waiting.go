@@ -26,7 +26,7 @@ func runWaiting(ctx context.Context, p *plan.Plan, o Options, m *machine, b *bar
 		return Child{}, err
 	}
 	defer unmap()
-	pid, err := start(m, p, o.PidNS, false)
+	pid, err := start(m, p, o, false)
 	if err != nil {
 		return Child{}, err
 	}

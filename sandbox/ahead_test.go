@@ -1,0 +1,80 @@
+package sandbox
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
+)
+
+// TestNamespacesMadeAhead: they are the container's alone, the engine's threads stay where they were, and the superblock of
+// sysfs, which is made ahead too, has the options of its mount.
+func TestNamespacesMadeAhead(t *testing.T) {
+	needRoot(t)
+	const show = "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; grep ' - sysfs ' /proc/self/mountinfo | sed 's/.* - //'; ls /sys/class/net"
+	shared := func(s *specs.Spec) {
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+			return n.Type == specs.NetworkNamespace || n.Type == specs.IPCNamespace
+		})
+	}
+	own := run(t, show, shared).out
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	var wg sync.WaitGroup
+	for _, option := range []string{"ro", "rw", "sync", "ro"} {
+		wg.Go(func() {
+			spec := newSpec(newRoot(t), "sh", "-c", show)
+			for i, m := range spec.Mounts {
+				if m.Type == "sysfs" {
+					spec.Mounts[i].Options = []string{"nosuid", "noexec", "nodev", option}
+				}
+			}
+			res, err := runConfig(t, Config{ID: "test", Spec: spec})
+			if !assert.NoError(t, err) {
+				return
+			}
+			lines := strings.Fields(res.out)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, ns := range lines[:2] {
+				assert.False(t, seen[ns], "%s twice", ns)
+				assert.NotContains(t, own, ns)
+				seen[ns] = true
+			}
+			want := map[string]string{"ro": "ro", "rw": "rw", "sync": "rw,sync"}[option]
+			assert.Equal(t, []string{"sysfs", "sysfs", want, "lo"}, lines[2:])
+		})
+	}
+	wg.Wait()
+	for range 20 {
+		require.Equal(t, own, run(t, show, shared).out, "a thread of this process is in a container's namespace")
+	}
+}
+
+// TestNothingMadeAhead: where a user namespace is to own the new ones, or none are wanted, or they are joined.
+func TestNothingMadeAhead(t *testing.T) {
+	for _, flags := range []uint64{0, unix.CLONE_NEWNS | unix.CLONE_NEWPID, unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWIPC} {
+		a := makeAhead(&plan.Plan{CloneFlags: flags}, &specs.Spec{})
+		require.Nil(t, a)
+		require.Empty(t, a.namespaces())
+		a.end()
+	}
+}
+
+// TestMadeAheadInVain: a start that fails before it needs them leaves no descriptor.
+func TestMadeAheadInVain(t *testing.T) {
+	needRoot(t)
+	before := openFDs(t)
+	for range 10 {
+		a := makeAhead(&plan.Plan{CloneFlags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC}, &specs.Spec{Mounts: []specs.Mount{{Type: "sysfs"}}})
+		a.end()
+	}
+	require.Equal(t, before, openFDs(t))
+}
