@@ -180,13 +180,24 @@ func (l *launch) readBundle() (*specs.Spec, []byte, error) {
 	if err := json.Unmarshal(b, spec); err != nil {
 		return nil, nil, fmt.Errorf("parse config.json: %w", err)
 	}
-	if spec.Process == nil {
+	if spec.Process == nil && !l.waits {
 		return nil, nil, errors.New("process property must not be empty")
 	}
 	if spec.Linux == nil || spec.Root == nil {
 		return nil, nil, errors.New("config.json: root and linux are needed")
 	}
+	holdNothing(spec)
 	return spec, b, nil
+}
+
+// holdNothing gives a container without a process one that waits for a start and does nothing: the process is needed when
+// start is called, not before (OCI runtime spec, config.md, "Process").
+func holdNothing(spec *specs.Spec) (nothing bool) {
+	if spec.Process != nil {
+		return false
+	}
+	spec.Process = &specs.Process{Cwd: "/", Args: []string{"/"}, NoNewPrivileges: true}
+	return true
 }
 
 // checkConsole refuses terminals that nobody would hold.
@@ -310,6 +321,9 @@ func setupStart(a *app, _ *pflag.FlagSet) func(context.Context, []string) error 
 		}
 		switch s := r.status(); s {
 		case specs.StateCreated:
+			if r.nothing {
+				return a.startNothing(ctx, r)
+			}
 			return a.start(ctx, r)
 		case specs.StateStopped:
 			return errStopped
@@ -319,6 +333,13 @@ func setupStart(a *app, _ *pflag.FlagSet) func(context.Context, []string) error 
 			return errStarted
 		}
 	}
+}
+
+// startNothing ends a container without a process. That is said as an error, and is none of the command's, as in crun: the
+// container has started, and stopped for want of anything to run.
+func (a *app) startNothing(ctx context.Context, r *record) error {
+	a.log.line("error", "process property must not be empty: the container has nothing to run, and stops")
+	return a.end(ctx, r)
 }
 
 // start lets a container that waits run, and runs its poststart hooks. One whose hook fails is killed.

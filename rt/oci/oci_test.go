@@ -75,6 +75,22 @@ func TestDeleteCreated(t *testing.T) {
 	require.Eventually(t, func() bool { return !alive(pid) }, 5*time.Second, time.Millisecond)
 }
 
+// TestWithoutProcess: one is needed for the start, not before. The start has nothing to run, and says so.
+func TestWithoutProcess(t *testing.T) {
+	r := newRuntime(t, "true")
+	r.spec.Process = nil
+	r.write()
+	r.fails(1, "process property must not be empty", "run", "c")
+	r.ok("create", "c")
+	require.Equal(t, specs.StateCreated, r.state("c").Status)
+	pid := r.state("c").Pid
+	require.Contains(t, r.ok("start", "c"), "process property must not be empty")
+	require.Equal(t, specs.StateStopped, r.state("c").Status)
+	require.False(t, alive(pid))
+	r.fails(1, "cannot start a container that has stopped", "start", "c")
+	r.ok("delete", "c")
+}
+
 func TestDetached(t *testing.T) {
 	r := newRuntime(t, "exec sleep 1000")
 	pidFile := filepath.Join(t.TempDir(), "pid")

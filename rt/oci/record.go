@@ -32,8 +32,9 @@ type record struct {
 	Waiting   *sandbox.Waiting `json:"waiting,omitempty"`   // of a container that is started later
 	Spec      *specs.Spec      `json:"spec"`                // as it was when the container was made
 
-	dir    string // of the state
-	config []byte // config.json as it was read, which is written rather than Spec
+	dir     string // of the state
+	config  []byte // config.json as it was read, which is written rather than Spec
+	nothing bool   // config.json has no process: see holdNothing
 }
 
 // Errors in runc's words, which its callers look for.
@@ -80,9 +81,10 @@ func (a *app) load(id string) (*record, error) {
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("read state of %s: %w", id, err)
 	}
-	if r.Spec == nil || r.Spec.Linux == nil || r.Spec.Process == nil {
+	if r.Spec == nil || r.Spec.Linux == nil {
 		return nil, fmt.Errorf("read state of %s: it is not whole", id)
 	}
+	r.nothing = holdNothing(r.Spec)
 	return r, nil
 }
 
