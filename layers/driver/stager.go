@@ -37,7 +37,7 @@ func (s Store) Publish(ids ...string) error {
 		return blob.NoSpace(err)
 	}
 	for _, id := range ids {
-		if err := s.place(s.temp(id), s.Layer(id)); err != nil {
+		if err := s.Place(s.temp(id), s.Layer(id)); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,13 @@ import (
 //
 // A thing enters d or c by rename when it is finished and leaves by rename
 // into t, so that what has a name in d or c is always whole.
+//
+// That rests on a rename that a power cut undoes or leaves, and on names that
+// reach the disk in the order in which they were made. File systems with a
+// journal, a log or copy-on-write have both; those without (ext2, vfat) have
+// neither, whatever is synced. So names are synced once, the last of them:
+// fsync(2) of a folder writes what came before a name in it as well. Content
+// of files is another matter, and is synced before its folder is renamed.
 type Store struct {
 	root string
 	drop func(dir int, name string) error
@@ -46,10 +53,7 @@ func OpenStore(root string, drop func(dir int, name string) error) (Store, error
 			return Store{}, fmt.Errorf("protect driver folder: %w", err)
 		}
 	}
-	if err := blob.SyncDir(filepath.Dir(root)); err != nil {
-		return Store{}, err
-	}
-	return Store{root, drop, &sync.Mutex{}}, blob.SyncDir(root)
+	return Store{root, drop, &sync.Mutex{}}, nil
 }
 
 // Root is the driver's folder.
@@ -83,17 +87,18 @@ func (s Store) Temp(id string) (string, error) {
 // Discard removes a folder made by Temp, after an error.
 func (s Store) Discard(temp string) { _ = s.removeTemp(filepath.Base(temp)) }
 
-// Commit gives a finished folder of Temp its lasting name. Its content has to
-// be durable already.
+// Commit gives a finished folder of Temp its lasting name, durably. The
+// content of files in it has to be durable already; folders need not be.
 func (s Store) Commit(temp, final string) error {
-	if err := s.place(temp, final); err != nil {
+	if err := s.Place(temp, final); err != nil {
 		return err
 	}
 	return blob.SyncDir(filepath.Dir(final))
 }
 
-// place renames a finished folder; the new name is not durable yet.
-func (s Store) place(temp, final string) error {
+// Place gives a finished folder of Temp its lasting name, which is not durable
+// yet.
+func (s Store) Place(temp, final string) error {
 	if err := s.evict(final); err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (r *Repo) makeMeta() error {
 	if err := os.Mkdir(r.meta(), 0o700); err != nil && !os.IsExist(err) {
 		return fmt.Errorf("make folder for layers' records: %w", err)
 	}
-	return blob.SyncDir(r.o.Root)
+	return nil
 }
 
 // unpackRecorded has the driver unpack a plain stream, whose reader checks

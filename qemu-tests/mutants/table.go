@@ -39,7 +39,22 @@ func durable() []mutant {
 	killed := func(name, file, old, new string) mutant {
 		return mutant{"killed: " + name, "layers/repo/" + file, old, new, "./layers/repo", "TestKilled$/overlay"}
 	}
+	answered := func(name, file, old, new, pkg string) mutant {
+		return mutant{"durable: " + name, "layers/" + file, old, new, "./layers/" + pkg, "TestDurable"}
+	}
 	return []mutant{
+		answered("a writable layer has its name", "driver/store.go", "\treturn blob.SyncDir(filepath.Dir(final))", "\treturn nil", "driver/overlay"),
+		answered("layers' content is synced", "driver/stager.go", "if err := blob.SyncTree(s.root); err != nil {", "if err := error(nil); err != nil {", "driver/overlay"),
+		answered("layers have their names", "driver/stager.go", "return blob.SyncDir(s.layers())", "return nil", "driver/overlay"),
+		answered("a mended layer is synced", "driver/overlay/mend.go", "return blob.SyncTree(d.Layer(id))", "_ = blob.SyncTree\n\treturn nil", "driver/overlay"),
+		answered("a vfs layer's content is synced", "driver/vfs/vfs.go", "\tif err = blob.SyncTree(temp); err != nil {\n\t\treturn st, err\n\t}\n", "", "driver/vfs"),
+		answered("a vfs container's copy is synced", "driver/vfs/vfs.go", "\tif err = blob.SyncTree(temp); err != nil {\n\t\treturn err\n\t}\n", "", "driver/vfs"),
+		answered("a record's content is synced", "repo/record.go", "if err := f.Sync(); err != nil {", "if err := error(nil); err != nil {", "repo"),
+		answered("a record has its name", "blob/file.go", "return SyncDir(filepath.Dir(new))", "_ = filepath.Dir\n\treturn nil", "repo"),
+		answered("records of published layers have their names", "repo/stage.go", "return blob.SyncDir(r.meta())", "return nil", "repo"),
+		{"durable: records on a disk of their own are synced", "layers/repo/stage.go", "if layers.Dev == meta.Dev {", "if true {", "./layers/repo", "TestRecordsAreDurableApart"},
+		answered("what was pushed is synced", "registry/server/uploads.go", "if err := u.file.Sync(); err != nil {", "if err := error(nil); err != nil {", "registry/server"),
+		answered("what was pushed has its name", "blob/file.go", "return SyncDir(filepath.Dir(new))", "_ = filepath.Dir\n\treturn nil", "registry/server"),
 		killed("folders that no record names are swept", "repo.go", "if want[id] {", "if true {"),
 		killed("a writable layer is forgotten before it goes", "tops.go", "\t\tid = t.Folder\n\t\treturn g.Delete(node)", "\t\tid = t.Folder\n\t\tif err := r.drv.RemoveTop(id); err != nil {\n\t\t\treturn err\n\t\t}\n\t\treturn g.Delete(node)"),
 		killed("a layer is recorded once it is whole", "layer.go", "\t\tvar st archive.Stats\n", "\t\tif _, err := r.recordLayer(j, below, l); err != nil {\n\t\t\treturn err\n\t\t}\n\t\tvar st archive.Stats\n"),
@@ -52,8 +67,6 @@ func durable() []mutant {
 		{"power: layers are synced before their nodes name them", "layers/repo/batch.go", "if err := b.r.publish(layers); err != nil {", "go b.r.publish(layers)\n\tif err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfALife/ext4"},
 		{"power: a transaction is synced", "rt/store/store.go", "NoSync: volatile,", "NoSync: true,", "./qemu-tests/power", "TestCutsOfALife/ext4"},
 		{"power: a btrfs layer is synced", "layers/blob/file.go", "if err := unix.Syncfs(int(d.Fd())); err != nil {", "if err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfALife/driver-btrfs"},
-		{"power: a vfs layer's content is synced", "layers/driver/vfs/vfs.go", "\tif err = blob.SyncTree(temp); err != nil {\n\t\treturn st, err\n\t}\n\treturn st, d.Commit", "\treturn st, d.Commit", "./qemu-tests/power", "TestCutsOfALife/driver-vfs"},
-		{"power: a vfs container's copy is synced", "layers/driver/vfs/vfs.go", "\tif err = blob.SyncTree(temp); err != nil {\n\t\treturn err\n\t}\n", "", "./qemu-tests/power", "TestCutsOfALife/driver-vfs"},
 		{"layers: a layer without a record is swept", "layers/driver/store.go", "\tfor _, n := range left {\n\t\tif err := s.removeTemp(n); err != nil {", "\tfor _, n := range left[:0] {\n\t\tif err := s.removeTemp(n); err != nil {", "./layers/driver/overlay", "TestConformance"},
 		{"store: a transaction is synced", "rt/store/store.go", "NoSync: volatile,", "NoSync: true,", "./qemu-tests/power", "TestCutsOfFirstUnpack"},
 		{"engine: an exit that nobody saw is asked of the keeper", "rt/engine/adopt.go", "code, known := c.inheritedExit(lost, procKey{st.Pid, st.StartTime})", "code, known := 0, false", "./rt/daemon", "TestExitWhileNoEngineIsUp"},

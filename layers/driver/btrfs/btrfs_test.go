@@ -103,3 +103,12 @@ func unpack(t *testing.T, d *Driver, id string) {
 	_, err := d.Unpack(context.Background(), id, nil, bytes.NewReader(raw), archive.Limits{})
 	require.NoError(t, err)
 }
+
+// What was answered survives a power cut.
+func TestDurable(t *testing.T) {
+	for _, fs := range drivertest.FileSystems() {
+		if fs.Name == "btrfs" {
+			drivertest.Durable(t, fs, open, nil)
+		}
+	}
+}

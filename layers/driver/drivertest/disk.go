@@ -71,7 +71,7 @@ func TryDisk(t testing.TB, mib int64, options string, mkfs ...string) (string, e
 	require.NoError(t, f.Close())
 	out, err := exec.Command(mkfs[0], append(mkfs[1:], file)...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	kind := strings.TrimPrefix(mkfs[0], "mkfs.")
+	kind := kindOf(mkfs)
 	if options != "" {
 		options = "," + options
 	}
@@ -91,3 +91,6 @@ func Btrfs(t testing.TB, mib int64) string {
 	t.Helper()
 	return Disk(t, mib, "", "mkfs.btrfs", "-q", "--nodiscard")
 }
+
+// kindOf is the type of the file system that mkfs makes.
+func kindOf(mkfs []string) string { return strings.TrimPrefix(mkfs[0], "mkfs.") }

@@ -144,11 +144,6 @@ func (d *Driver) Create(id string, stack []string, limit int64) (err error) {
 			return fmt.Errorf("make writable layer: %w", blob.NoSpace(err))
 		}
 	}
-	for _, p := range []string{filepath.Join(temp, "u"), temp} {
-		if err := blob.SyncDir(p); err != nil {
-			return err
-		}
-	}
 	return d.Commit(temp, d.Top(id))
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/driver/packed"
 )
 
 func open(root string) (driver.Driver, error) { return Open(root) }
@@ -135,5 +136,29 @@ func TestForeignTops(t *testing.T) {
 			})
 			require.NoError(t, err)
 		})
+	}
+}
+
+// What was answered survives a power cut on every file system.
+func TestDurable(t *testing.T) {
+	drivertest.NeedRoot(t)
+	drivertest.NeedTool(t, packer(packed.Squashfs))
+	tree := t.TempDir()
+	require.NoError(t, os.Chmod(tree, 0o751))
+	place, err := pack(tree, filepath.Join(t.TempDir(), "packed"), packed.Squashfs)
+	require.NoError(t, err)
+	adopt := func(c *drivertest.Cuts, d driver.Driver) {
+		require.NoError(t, d.(driver.Adopter).Adopt("p", place))
+		c.Answered("adopt", func(t *testing.T, dir string) {
+			d, err := Open(dir + "/drv")
+			require.NoError(t, err)
+			require.True(t, d.Has("p"))
+			st, err := os.Stat(d.Layer("p"))
+			require.NoError(t, err)
+			require.Equal(t, os.FileMode(0o751), st.Mode().Perm())
+		})
+	}
+	for _, fs := range drivertest.FileSystems() {
+		t.Run(fs.Name, func(t *testing.T) { drivertest.Durable(t, fs, open, adopt) })
 	}
 }

@@ -38,9 +38,6 @@ func (d *Driver) Adopt(id string, p packed.Place) (err error) {
 	if err := unix.Setxattr(temp, placeAttr, []byte(p.String()), 0); err != nil {
 		return fmt.Errorf("note place of packed layer: %w", blob.NoSpace(err))
 	}
-	if err := blob.SyncDir(temp); err != nil {
-		return err
-	}
 	return d.Commit(temp, d.Layer(id))
 }
 

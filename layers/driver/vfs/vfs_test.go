@@ -75,3 +75,10 @@ func TestNoLimits(t *testing.T) {
 	require.ErrorIs(t, err, driver.ErrUnsupported)
 	require.ErrorContains(t, err, "use overlay or btrfs")
 }
+
+// What was answered survives a power cut on every file system.
+func TestDurable(t *testing.T) {
+	for _, fs := range drivertest.FileSystems() {
+		t.Run(fs.Name, func(t *testing.T) { drivertest.Durable(t, fs, open, nil) })
+	}
+}
