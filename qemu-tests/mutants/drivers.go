@@ -12,7 +12,7 @@ func drivers() []mutant {
 	return []mutant{
 		{"drivers: a full disk proves nothing against a driver", "layers/driver/driver.go", "if err := blob.NoSpace(probe()); !errors.Is(err, blob.ErrNoSpace) {", "if err := blob.NoSpace(probe()); err != nil {", "./layers/driver/overlay", conformance + "/full_disk"},
 		{"drivers: trees are compared without going through a container's links", "layers/driver/whole/compare.go", "Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,", "Resolve: 0,", "./layers/driver/vfs", conformance + "/plain/links_astray"},
-		in("a btrfs layer is read-only", "btrfs", "btrfs.go", "if err = seal(temp); err != nil {", "if err != nil {", "TestLayersAreReadOnly"),
+		in("a btrfs layer is read-only", "btrfs", "btrfs.go", "if err := seal(d.Layer(id)); err != nil {", "if err := error(nil); err != nil {", "TestLayersAreReadOnly"),
 		in("subvolumes that a container made go with it", "btrfs", "drop.go", "if err != unix.ENOTEMPTY {", "if true {", "TestSubvolumesOfContainersGo"),
 		in("what did not fit on btrfs takes no space afterwards", "btrfs", "btrfs.go", "return d.reclaim(id)", "_ = id\n\treturn nil", conformance+"/full_disk"),
 		in("a limit that btrfs does not keep is refused", "btrfs", "btrfs.go", "if err == quotaIsOff {", "if err == quotaIsOff {\n\t\treturn nil", "TestLimit"),

@@ -13,13 +13,15 @@
 // # What is durable when
 //
 //   - syncfs(2) writes all data out and commits the transaction, before a
-//     layer gets its flag and its name. fsync(2) of each file would write the
-//     log tree once for every one.
-//   - BTRFS_IOC_SUBVOL_SETFLAGS and BTRFS_IOC_SNAP_CREATE_V2 commit a
-//     transaction themselves, but write out no data of other subvolumes.
-//   - The new name is made durable by another syncfs(2): a transaction is
-//     all or nothing, where fsync(2) of the folder would leave the rename of
-//     a folder with a subvolume to the log tree.
+//     layer gets its name. fsync(2) of each file would write the log tree once
+//     for every one.
+//   - Then comes the name, and then the flag: BTRFS_IOC_SUBVOL_SETFLAGS
+//     commits a transaction itself (fs/btrfs/ioctl.c), with the rename in it.
+//     A cut in between leaves at most a whole layer without its flag, which
+//     the repository does not know of and sweeps away.
+//   - A top is a snapshot, and BTRFS_IOC_SNAP_CREATE_V2 commits a transaction
+//     with it. Its name takes an fsync(2) of the folder: a syncfs(2) would
+//     have it wait for what all containers have written.
 //   - Removals are not made durable, as in every driver. The kernel frees what
 //     a subvolume held after the next transaction, at the latest in half a
 //     minute (mount option commit=). Only an unpacking that found no space
@@ -159,10 +161,19 @@ func (d *Driver) Unpack(ctx context.Context, id string, stack []string, tar io.R
 	if err = blob.SyncTree(temp); err != nil {
 		return st, err
 	}
-	if err = seal(temp); err != nil {
-		return st, err
+	return st, d.publish(temp, id)
+}
+
+// publish makes a finished folder of Temp the layer id: it gets its name, and
+// is sealed, which makes both durable.
+func (d *Driver) publish(temp, id string) error {
+	if err := d.Place(temp, d.Layer(id)); err != nil {
+		return err
 	}
-	return st, d.publish(temp, d.Layer(id))
+	if err := seal(d.Layer(id)); err != nil {
+		return errors.Join(err, os.Rename(d.Layer(id), temp))
+	}
+	return nil
 }
 
 // giveUp removes what an unpacking has made that ended with cause.
@@ -184,9 +195,9 @@ func (d *Driver) giveUp(temp string, cause error) error {
 	return d.reclaim(id)
 }
 
-// seal makes the subvolume of a whole layer read-only.
-func seal(temp string) error {
-	f, err := os.Open(filepath.Join(temp, volume))
+// seal makes the subvolume of a whole layer read-only, durably.
+func seal(layer string) error {
+	f, err := os.Open(filepath.Join(layer, volume))
 	if err != nil {
 		return fmt.Errorf("open subvolume: %w", err)
 	}
@@ -195,14 +206,6 @@ func seal(temp string) error {
 		return fmt.Errorf("make layer read-only (BTRFS_IOC_SUBVOL_SETFLAGS): %w", blob.NoSpace(err))
 	}
 	return nil
-}
-
-// publish gives a folder of Temp its lasting name, durably.
-func (d *Driver) publish(temp, final string) error {
-	if err := d.Commit(temp, final); err != nil {
-		return err
-	}
-	return blob.SyncTree(d.Root())
 }
 
 // Create implements driver.Driver.
@@ -227,7 +230,7 @@ func (d *Driver) Create(id string, stack []string, limit int64) (err error) {
 			return err
 		}
 	}
-	return d.publish(temp, d.Top(id))
+	return d.Commit(temp, d.Top(id))
 }
 
 func (d *Driver) setLimit(temp string, limit int64) error {
