@@ -28,8 +28,10 @@ import (
 // reach the disk in the order in which they were made. File systems with a
 // journal, a log or copy-on-write have both; those without (ext2, vfat) have
 // neither, whatever is synced. So names are synced once, the last of them:
-// fsync(2) of a folder writes what came before a name in it as well. Content
-// of files is another matter, and is synced before its folder is renamed.
+// fsync(2) of a folder writes what came before a name in it as well. But
+// nothing may be made in a folder of t after it was synced by itself, as btrfs
+// then takes it for written. Content of files is another matter, and is synced
+// before its folder is renamed.
 type Store struct {
 	root string
 	drop func(dir int, name string) error

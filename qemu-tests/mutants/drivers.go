@@ -44,7 +44,10 @@ func drivers() []mutant {
 		thin("a volume's blocks are given back", "devmapper.go", "err = discard(node, d.size())", "err = nil", "TestSpaceComesBack"),
 		thin("a disk with something on it is not taken", "backing.go", `len(bytes.Trim(rest, "\x00")) > 0 {`, "len(rest) < 0 {", "TestDevice"),
 		thin("another store's disk is not taken", "backing.go", "if !bytes.Equal(have, p.header()) {", "if false {", "TestDevice"),
-		thin("a volume has a name before it is there", "devmapper.go", "for _, p := range []string{temp, filepath.Dir(temp)} {", "for _, p := range []string{} {", "TestCutAfterVolume"),
+		thin("a volume has a name before it is there", "devmapper.go", "return volume{d, n, false}, blob.SyncDir(temp)", "return volume{d, n, false}, nil", "TestCutAfterVolume"),
+		thin("a volume has a name on btrfs", "devmapper.go", "return volume{d, n, false}, blob.SyncDir(temp)", "return volume{d, n, false}, nil", "TestDurable"),
+		thin("a container on a volume has its name", "devmapper.go", "\treturn d.Commit(temp, d.Top(id))", "\treturn d.Place(temp, d.Top(id))", "TestDurable"),
+		thin("a layer on a volume has its name", "devmapper.go", "return st, d.Commit(temp, d.Layer(id))", "return st, d.Place(temp, d.Layer(id))", "TestDurable"),
 		thin("a layer is sealed before it has its name", "devmapper.go", "return st, seal(mnt, node)", "return st, nil", "TestSealed"),
 		{"request: a limit that is asked for is a limit", "rt/engine/create.go", "image.ID(spec.ImageID), limit)", "image.ID(spec.ImageID), 0*limit)", "./rt/daemon", "TestDiskLimitNeedsQuotas"},
 	}

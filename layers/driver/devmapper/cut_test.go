@@ -1,6 +1,7 @@
 package devmapper
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/devmapper/dm"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 )
@@ -127,6 +129,44 @@ func TestCuts(t *testing.T) {
 	require.NoError(t, d.Close())
 	gone(t, d)
 	disk.off()
+}
+
+// closing is a driver of which nothing is left when it is closed.
+type closing struct{ *Driver }
+
+func (c closing) Close() error { return errors.Join(c.Driver.Close(), c.pool.deactivate()) }
+
+// What was answered survives a power cut.
+func TestDurable(t *testing.T) {
+	need(t)
+	for _, fs := range drivertest.FileSystems() {
+		if strings.HasPrefix(fs.Name, "ext4-") {
+			continue // as ext4 for who only makes names
+		}
+		t.Run(fs.Name, func(t *testing.T) {
+			drivertest.Durable(t, fs.Sized(320), func(root string) (driver.Driver, error) {
+				d, err := Open(root, "")
+				return closing{d}, err
+			}, func(c *drivertest.Cuts, d driver.Driver) {
+				require.NoError(t, d.Create("small", []string{"1"}, 8<<20))
+				c.Answered("limit", func(t *testing.T, dir string) {
+					d, err := Open(dir+"/drv", "")
+					require.NoError(t, err)
+					defer closing{d}.Close()
+					drivertest.InTop(t, d, "small", []string{"1"}, func(root string) {
+						require.ErrorIs(t, os.WriteFile(root+"/big", make([]byte, 9<<20), 0o600), unix.ENOSPC)
+					})
+				})
+				temp, v, err := d.(closing).begin("half", nil)
+				require.NoError(t, err)
+				c.Answered("volume", func(t *testing.T, dir string) {
+					n, err := number(dir + strings.TrimPrefix(temp, c.Dir))
+					require.NoError(t, err)
+					require.Equal(t, v.number, n, "the number in the folder that names the volume")
+				})
+			})
+		})
+	}
 }
 
 // A volume that was made a moment before the cut has a name from which it is

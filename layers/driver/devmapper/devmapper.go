@@ -175,9 +175,9 @@ func (d *Driver) openTree(place string) (*os.File, error) {
 	return inside(mnt, tree)
 }
 
-// begin makes a folder of Temp with a new volume: a snapshot of the stack's
-// topmost layer, or of the base.
-func (d *Driver) begin(id string, stack []string) (temp string, v volume, err error) {
+// begin makes a folder of Temp with folders and a new volume: a snapshot of the
+// stack's topmost layer, or of the base.
+func (d *Driver) begin(id string, stack []string, folders ...string) (temp string, v volume, err error) {
 	if err := d.Room(0); err != nil {
 		return "", v, err
 	}
@@ -190,7 +190,7 @@ func (d *Driver) begin(id string, stack []string) (temp string, v volume, err er
 	if temp, err = d.Temp(id); err != nil {
 		return "", v, err
 	}
-	if v, err = d.reserve(temp); err == nil {
+	if v, err = d.reserve(temp, folders...); err == nil {
 		err = d.tell("create_snap " + v.thin() + " " + from.thin())
 	}
 	if err != nil {
@@ -199,8 +199,14 @@ func (d *Driver) begin(id string, stack []string) (temp string, v volume, err er
 	return temp, v, err
 }
 
-// reserve takes a number, and writes it down in a folder of Temp.
-func (d *Driver) reserve(temp string) (volume, error) {
+// reserve takes a number, and writes it down in a folder of Temp, beside the
+// folders that belong there: nothing more is made in it (driver.Store).
+func (d *Driver) reserve(temp string, folders ...string) (volume, error) {
+	for _, name := range folders {
+		if err := os.Mkdir(filepath.Join(temp, name), 0o700); err != nil {
+			return volume{}, fmt.Errorf("make writable layer: %w", blob.NoSpace(err))
+		}
+	}
 	n, err := d.allocate()
 	if err != nil {
 		return volume{}, err
@@ -208,12 +214,7 @@ func (d *Driver) reserve(temp string) (volume, error) {
 	if err := os.Symlink(strconv.FormatUint(n, 10), filepath.Join(temp, link)); err != nil {
 		return volume{}, fmt.Errorf("write down volume: %w", blob.NoSpace(err))
 	}
-	for _, p := range []string{temp, filepath.Dir(temp)} {
-		if err := blob.SyncDir(p); err != nil {
-			return volume{}, err
-		}
-	}
-	return volume{d, n, false}, nil
+	return volume{d, n, false}, blob.SyncDir(temp)
 }
 
 // Unpack implements driver.Driver.
@@ -264,7 +265,7 @@ func (d *Driver) Create(id string, stack []string, limit int64) (err error) {
 	if err := d.Need(stack); err != nil {
 		return err
 	}
-	temp, v, err := d.begin(id, stack)
+	temp, v, err := d.begin(id, stack, point)
 	if err != nil {
 		return err
 	}
@@ -278,12 +279,6 @@ func (d *Driver) Create(id string, stack []string, limit int64) (err error) {
 		if err = v.limit(limit); err != nil {
 			return fmt.Errorf("limit writable layer to %d bytes: %w", limit, err)
 		}
-	}
-	if err = os.Mkdir(filepath.Join(temp, point), 0o700); err != nil {
-		return fmt.Errorf("make writable layer: %w", blob.NoSpace(err))
-	}
-	if err = blob.SyncDir(temp); err != nil {
-		return err
 	}
 	return d.Commit(temp, d.Top(id))
 }

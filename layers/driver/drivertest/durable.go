@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -77,12 +78,13 @@ func (fs FileSystem) Cuts(t *testing.T) *Cuts {
 func (c *Cuts) Answered(name string, check func(t *testing.T, dir string)) {
 	c.t.Helper()
 	k := cutCheck{name, fmt.Sprint(c.file, len(c.checks)), check}
-	require.NoError(c.t, copySparse(c.file, k.file))
+	require.NoError(c.t, CopySparse(c.file, k.file))
 	c.checks = append(c.checks, k)
 }
 
-// copySparse copies a file without its holes (lseek(2), SEEK_DATA).
-func copySparse(from, to string) error {
+// CopySparse copies a file without its holes (lseek(2), SEEK_DATA), as a new
+// inode if to is there.
+func CopySparse(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
@@ -90,6 +92,9 @@ func copySparse(from, to string) error {
 	defer in.Close()
 	st, err := in.Stat()
 	if err != nil {
+		return err
+	}
+	if err := os.Remove(to); err != nil && !os.IsNotExist(err) {
 		return err
 	}
 	out, err := os.Create(to)
@@ -122,7 +127,7 @@ func copySparse(from, to string) error {
 // two of one.
 func (c *Cuts) Check() {
 	c.t.Helper()
-	require.NoError(c.t, unix.Unmount(c.Dir, 0))
+	require.Eventually(c.t, func() bool { return unix.Unmount(c.Dir, 0) == nil }, 20*time.Second, 20*time.Millisecond, "what is below a pool goes by itself")
 	for _, k := range c.checks {
 		c.t.Run(k.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -202,7 +207,21 @@ func Durable(t *testing.T, fs FileSystem, open Open, more func(c *Cuts, d driver
 	if more != nil {
 		more(b.c, b.d)
 	}
+	closeDriver(t, b.d)
 	b.c.Check()
+}
+
+// closeDriver closes a driver that has to be.
+func closeDriver(t *testing.T, d driver.Driver) {
+	if c, ok := d.(io.Closer); ok {
+		require.NoError(t, c.Close())
+	}
+}
+
+// Sized is the file system in another size, MiB.
+func (fs FileSystem) Sized(mib int64) FileSystem {
+	fs.mib = mib
+	return fs
 }
 
 func (b *durable) unpack(id string, stack []string, raw []byte, want ...string) {
@@ -217,6 +236,7 @@ func (b *durable) answered(name, id string, stack []string, want ...string) {
 	b.c.Answered(name, func(t *testing.T, dir string) {
 		d, err := b.open(dir + "/drv")
 		require.NoError(t, err)
+		defer closeDriver(t, d)
 		require.True(t, d.Has(id))
 		require.NoError(t, d.Create("look", stack, 0))
 		topShows(t, d, "look", stack, want...)
@@ -229,6 +249,7 @@ func (b *durable) create(id string, stack []string, want ...string) {
 	b.c.Answered("create "+id, func(t *testing.T, dir string) {
 		d, err := b.open(dir + "/drv")
 		require.NoError(t, err)
+		defer closeDriver(t, d)
 		topShows(t, d, id, stack, want...)
 	})
 }
