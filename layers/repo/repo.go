@@ -24,6 +24,7 @@ package repo
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -79,6 +80,15 @@ type Repo struct {
 }
 
 const graphName = "layers"
+
+// Close lets go of what the driver holds in the kernel. Nothing else may be
+// called after it.
+func (r *Repo) Close() error {
+	if c, ok := r.drv.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
 
 // Open opens the repository and removes what earlier crashes left half-made.
 // Layers that are named in the store but gone from disk are remembered as

@@ -15,7 +15,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
+
+	"github.com/coble-os/coble/layers/driver/drivertest"
 )
 
 const (
@@ -160,8 +161,8 @@ func (l *Log) tear(n int, random *rand.Rand) []int {
 // earlier image of that name was mounted still has that mounted, and mount(8) would
 // take the loop device that goes with it, and what its cache holds.
 func (l *Log) build(base, out string, order []int) error {
-	if msg, err := exec.Command("cp", "--reflink=auto", "--sparse=auto", "--remove-destination", base, out).CombinedOutput(); err != nil {
-		return fmt.Errorf("copy %s: %w: %s", base, err, msg)
+	if err := drivertest.CopySparse(base, out); err != nil {
+		return fmt.Errorf("copy %s: %w", base, err)
 	}
 	f, err := os.OpenFile(out, os.O_WRONLY, 0)
 	if err != nil {

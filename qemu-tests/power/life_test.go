@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/init/mkimage"
+	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/registry/registrytest"
 	"github.com/coble-os/coble/layers/registry/server"
 	"github.com/coble-os/coble/layers/repo"
@@ -42,6 +45,8 @@ fstype = "%s"
 dhcp = true
 [registry]
 insecure = ["10.0.0.0/8"]
+[boot]
+modules = ["dm_thin_pool"]
 `
 
 // state is what a store must hold.
@@ -98,32 +103,29 @@ func states(ops []op) []state {
 
 // setting is where a life takes place.
 type setting struct {
-	fs     string // of the data disk
-	mib    int    // its size
-	driver string // graph driver; empty: the appliance's own engine and choice
-	cuts   int    // unless $COBLE_CUTS says otherwise
+	FS     string // of the data disk
+	MiB    int    // its size
+	Driver string // graph driver; empty: the appliance's own engine and choice
+	Cuts   int    // unless $COBLE_CUTS says otherwise
 }
 
 // root is the store's folder on the data disk.
 func (s setting) root() string {
-	if s.driver == "" {
-		return "coble"
-	}
-	return s.driver
+	return cmp.Or(s.Driver, "coble")
 }
 
 // start starts a second engine for a driver that the appliance does not choose by itself, and makes it the one that commands
 // of the shell talk to.
 func (s setting) start() string {
-	if s.driver == "" {
+	if s.Driver == "" {
 		return "true"
 	}
-	return fmt.Sprintf("export DOCKER_HOST=unix:///run/%[1]s.sock; (coble daemon --graph-driver %[1]s --root /data/%[1]s --run /run/%[1]s -H $DOCKER_HOST --config /etc/coble/coble.toml 2>/dev/null &); until coble version 2>/dev/null >&2; do sleep 0.1; done", s.driver)
+	return fmt.Sprintf("export DOCKER_HOST=unix:///run/%[1]s.sock; (coble daemon --graph-driver %[1]s --root /data/%[1]s --run /run/%[1]s -H $DOCKER_HOST --config /etc/coble/coble.toml 2>/dev/null &); until coble version 2>/dev/null >&2; do sleep 0.1; done", s.Driver)
 }
 
 // file is where what a container wrote to /file lies, below root.
 func (s setting) file() string {
-	switch s.driver {
+	switch s.Driver {
 	case "btrfs":
 		return "btrfs/c/*/v/r/file"
 	case "vfs":
@@ -140,61 +142,105 @@ func TestCutsOfALife(t *testing.T) {
 		t.Skip("needs root: run as root (it mounts disk images)")
 	}
 	for name, s := range map[string]setting{
-		"ext4":         {fs: "ext4", mib: 64, cuts: 100},
-		"btrfs":        {fs: "btrfs", mib: 128, cuts: 100},
-		"driver-btrfs": {fs: "btrfs", mib: 128, driver: "btrfs", cuts: 40},
-		"driver-vfs":   {fs: "ext4", mib: 64, driver: "vfs", cuts: 20},
+		"ext4":             {"ext4", 64, "", 100},
+		"btrfs":            {"btrfs", 128, "", 100},
+		"driver-btrfs":     {"btrfs", 128, "btrfs", 40},
+		"driver-vfs":       {"ext4", 64, "vfs", 20},
+		"driver-devmapper": {"ext4", 256, "devmapper", 10},
 	} {
 		t.Run(name, func(t *testing.T) { cutLife(t, s) })
 	}
 }
 
+// lived is what is known of a life, beside the files base, the disk before it, and log, what was written to it.
+type lived struct {
+	Setting  setting
+	Points   int
+	Acked    []int             // how many requests there were when each operation had been acknowledged
+	IDs      map[string]string // of images: which one
+	Registry string            // as the machine saw it
+}
+
 func cutLife(t *testing.T, s setting) {
-	points, err := strconv.Atoi(cmp.Or(os.Getenv("COBLE_CUTS"), strconv.Itoa(s.cuts)))
+	points, err := strconv.Atoi(cmp.Or(os.Getenv("COBLE_CUTS"), strconv.Itoa(s.Cuts)))
 	require.NoError(t, err)
 	dir, data := t.TempDir(), t.TempDir()
-	ids := map[string]string{} // of images: which one
+	l := lived{Setting: s, Points: points, IDs: map[string]string{}}
 	for _, n := range []string{"a", "b"} {
 		file := filepath.Join(data, n+".tar")
 		require.NoError(t, box.WriteWith(t.Context(), "amd64", file, "box:"+n, map[string][]byte{"data/only-" + n: []byte(strings.Repeat(n, 100_000))}))
-		ids[imageID(t, file)] = n
+		l.IDs[imageID(t, file)] = n
 	}
 	require.NoError(t, os.WriteFile(dir+"/log", nil, 0o600))
+	kernel := vm.FetchKernelT(t, "amd64", "6.1")
 	a := vm.NewAppliance(t, vm.ApplianceOptions{
-		Kernel: vm.FetchKernelT(t, "amd64", "6.1"), TOML: fmt.Sprintf(lifeConfig, s.fs), Btrfs: s.fs == "btrfs", Modules: []string{s.fs},
-		DataDir: data, DataMiB: s.mib, WriteLog: dir + "/log", Shell: true,
+		Kernel: kernel, TOML: fmt.Sprintf(lifeConfig, s.FS), Btrfs: s.FS == "btrfs", Modules: []string{s.FS, "dm_thin_pool"},
+		DataDir: data, DataMiB: s.MiB, WriteLog: dir + "/log", Shell: true, Tools: []string{"mkfs.ext4"},
 	})
-	base := dir + "/base"
-	require.NoError(t, copyFile(a.Data, base))
+	require.NoError(t, drivertest.CopySparse(a.Data, dir+"/base"))
 	host := registrytest.New(t, server.Access{}, nil)
 	config, layers := pulled()
 	host.Put(t, "c", "1", "application/vnd.oci.image.layer.v1.tar", config, layers...)
-	ids[digest.FromBytes(config).String()] = "c"
+	l.IDs[digest.FromBytes(config).String()] = "c"
 	_, port, _ := strings.Cut(host.Host(), ":")
-	ops := life("10.0.2.2:" + port)
-	acked := live(t, a, dir+"/log", s.start(), ops)
-	l, err := cut.Open(dir + "/log")
-	require.NoError(t, err)
-	defer l.Close()
-	t.Logf("%d requests; the operations were acknowledged at %v", len(l.Entries), acked)
+	l.Registry = "10.0.2.2:" + port
+	l.Acked = live(t, a, dir+"/log", s.start(), life(l.Registry))
+	if s.Driver == "devmapper" {
+		l.checkThere(t, dir, kernel)
+		return
+	}
+	l.check(t, dir)
+}
 
-	want := states(ops)
-	for i, of := 0, points/2; i < of; i++ {
-		n := len(l.Entries) * (i + 1) / of
+// checkThere checks in a machine: this one's kernel may have no device mapper.
+func (l lived) checkThere(t *testing.T, dir string, kernel vm.Kernel) {
+	raw, err := json.Marshal(l)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(dir+"/lived", raw, 0o600))
+	disk := t.TempDir() + "/disk"
+	require.NoError(t, mkimage.Ext4(t.Context(), disk, dir, "lived", 1024))
+	vm.RunTestsOn(t, kernel, disk, time.Duration(l.Points)*4*time.Second, "./qemu-tests/power", "TestCutsInMachine")
+}
+
+// TestCutsInMachine is the part of TestCutsOfALife that runs in a machine.
+func TestCutsInMachine(t *testing.T) {
+	if os.Getenv("COBLE_VM") == "" {
+		t.Skip("is a part of TestCutsOfALife")
+	}
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("/dev/nvme1n1", dir, "ext4", unix.MS_RDONLY, ""))
+	defer func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) }()
+	raw, err := os.ReadFile(dir + "/lived")
+	require.NoError(t, err)
+	var l lived
+	require.NoError(t, json.Unmarshal(raw, &l))
+	l.check(t, dir)
+}
+
+// check looks at each cut, clean and torn.
+func (l lived) check(t *testing.T, dir string) {
+	log, err := cut.Open(dir + "/log")
+	require.NoError(t, err)
+	defer log.Close()
+	t.Logf("%d requests; the operations were acknowledged at %v", len(log.Entries), l.Acked)
+	out := t.TempDir() + "/out"
+	want := states(life(l.Registry))
+	for i, of := 0, l.Points/2; i < of; i++ {
+		n := len(log.Entries) * (i + 1) / of
 		done := 0
-		for done < len(acked) && acked[done] <= n {
+		for done < len(l.Acked) && l.Acked[done] <= n {
 			done++
 		}
 		allowed := want[done:min(done+2, len(want))]
 		for _, torn := range []bool{false, true} {
-			out, what := dir+"/out", fmt.Sprintf("clean cut behind request %d, operation %d acknowledged", n, done)
+			what := fmt.Sprintf("clean cut behind request %d, operation %d acknowledged", n, done)
 			if torn {
 				what = "torn " + what[len("clean "):]
-				require.NoError(t, l.Torn(base, out, n, rand.New(rand.NewPCG(uint64(n), 3))))
+				require.NoError(t, log.Torn(dir+"/base", out, n, rand.New(rand.NewPCG(uint64(n), 3))))
 			} else {
-				require.NoError(t, l.Clean(base, out, n))
+				require.NoError(t, log.Clean(dir+"/base", out, n))
 			}
-			if err := checkLife(t.Context(), out, s, ids, allowed, done == 0); err != nil {
+			if err := checkLife(t.Context(), out, l.Setting, l.IDs, allowed, done == 0); err != nil {
 				t.Errorf("%s: %v", what, err)
 				keep(t, out)
 				return
@@ -235,10 +281,10 @@ func checkLife(ctx context.Context, disk string, s setting, ids map[string]strin
 		return err
 	}
 	defer os.Remove(mnt)
-	if out, err := exec.Command("mount", "-t", s.fs, "-o", "loop", disk, mnt).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-t", s.FS, "-o", "loop", disk, mnt).CombinedOutput(); err != nil {
 		return fmt.Errorf("mount: %s", out)
 	}
-	defer func() { err = errors.Join(err, unix.Unmount(mnt, 0)) }()
+	defer func() { err = errors.Join(err, unmount(mnt)) }()
 	root := filepath.Join(mnt, s.root())
 	if _, err := os.Stat(root); err != nil && early {
 		return nil
@@ -253,10 +299,12 @@ func checkLife(ctx context.Context, disk string, s setting, ids map[string]strin
 		return err
 	}
 	defer st.Close()
-	r, err := repo.Open(repo.Options{Root: root, DB: st.Durable, Driver: s.driver})
+	defer func() { err = errors.Join(err, repo.CleanUp(root)) }()
+	r, err := repo.Open(repo.Options{Root: root, DB: st.Durable, Driver: s.Driver})
 	if err != nil {
 		return err
 	}
+	defer r.Close()
 	found, err := r.Check(ctx, repo.CheckOptions{})
 	if err != nil {
 		return err
@@ -272,6 +320,15 @@ func checkLife(ctx context.Context, disk string, s setting, ids map[string]strin
 		return fmt.Errorf("it holds %+v, not one of %+v", got, allowed)
 	}
 	return nil
+}
+
+// unmount waits for what the kernel is still putting away: the loop devices below a pool.
+func unmount(dir string) error {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if err := unix.Unmount(dir, 0); err != unix.EBUSY || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func (s state) is(want state) bool {
@@ -308,6 +365,14 @@ func held(r *repo.Repo, st *store.Store, file string, ids map[string]string) (st
 	}
 	if s.containers == "" {
 		return s, nil
+	}
+	if ms, err := r.Mounts(specs[0].ID, "/"); err == nil && ms[0].Volume != nil {
+		mnt, err := ms[0].Volume.Mount()
+		if err != nil {
+			return s, err
+		}
+		defer mnt.Close()
+		file = fmt.Sprintf("/proc/self/fd/%d/r/file", mnt.Fd())
 	}
 	if err := copied(filepath.Dir(file)); err != nil {
 		return s, err

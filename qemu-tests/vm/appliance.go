@@ -24,9 +24,10 @@ type ApplianceOptions struct {
 	DataMiB  int               // its size, 0: 512
 	WriteLog string            // see Drive.WriteLog
 	Forwards []Forward
-	Append   string // added to the kernel command line
-	MemMiB   int    // 0: 256
-	Shell    bool   // busybox in /bin, for coble.rescue
+	Append   string   // added to the kernel command line
+	MemMiB   int      // 0: 256
+	Shell    bool     // busybox in /bin, for coble.rescue
+	Tools    []string // programs of this machine in /bin
 }
 
 // Appliance is a built initramfs and data disk that can be booted many times.
@@ -74,6 +75,9 @@ func (o ApplianceOptions) build(ctx context.Context, dir string, a *Appliance) e
 		if err := Busybox(ctx, im, o.Kernel.Arch); err != nil {
 			return err
 		}
+	}
+	if err := hostTools(ctx, im, o.Kernel.Arch, o.Tools); err != nil {
+		return err
 	}
 	if _, err := im.Modules(o.Kernel.Modules, slices.Concat(boot.DefaultModules(), o.Modules)); err != nil {
 		return err

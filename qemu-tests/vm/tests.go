@@ -34,6 +34,12 @@ func RunTests(t *testing.T, kernel Kernel, limit time.Duration, packages ...stri
 	runTests(t, kernel, "", limit, packages)
 }
 
+// RunTestsOn is RunTests of one test, with another disk: /dev/nvme1n1.
+func RunTestsOn(t *testing.T, kernel Kernel, disk string, limit time.Duration, pkg, test string) {
+	t.Helper()
+	runTests(t, kernel, " test.run="+test, limit, []string{pkg}, Drive{File: disk})
+}
+
 // RunTestsV1 is RunTests with the controllers of cgroup v1 mounted, and v2 on /sys/fs/cgroup/unified, as Debian had it
 // before bullseye.
 func RunTestsV1(t *testing.T, kernel Kernel, limit time.Duration, packages ...string) {
@@ -47,7 +53,7 @@ func RunSELinux(t *testing.T, kernel Kernel, limit time.Duration, pkg, test stri
 	runTests(t, kernel, " lsm=selinux test.run="+test, limit, []string{pkg})
 }
 
-func runTests(t *testing.T, kernel Kernel, param string, limit time.Duration, packages []string) {
+func runTests(t *testing.T, kernel Kernel, param string, limit time.Duration, packages []string, more ...Drive) {
 	t.Helper()
 	if run := os.Getenv("COBLE_VM_RUN"); run != "" && !strings.Contains(param, "test.run=") {
 		param += " test.run=" + run
@@ -60,7 +66,7 @@ func runTests(t *testing.T, kernel Kernel, param string, limit time.Duration, pa
 	}
 	ctx, v := StartT(t, Options{
 		Kernel: kernel, Initrd: dir + "/initrd", Append: "test.script=tests" + param,
-		Drives: []Drive{{File: dir + "/disk"}}, MemMiB: 1024, CPUs: 2,
+		Drives: append([]Drive{{File: dir + "/disk"}}, more...), MemMiB: 1024, CPUs: 2,
 	}, limit)
 	for _, pkg := range packages {
 		pkg, _, _ = strings.Cut(pkg, " ")
@@ -130,7 +136,7 @@ func buildTests(ctx context.Context, dir string, kernel Kernel, packages []strin
 	if _, err := im.Modules(kernel.Modules, TestModules()); err != nil {
 		return err
 	}
-	if err := hostTools(ctx, im, kernel.Arch); err != nil {
+	if err := hostTools(ctx, im, kernel.Arch, strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag secilc dmsetup")); err != nil {
 		return err
 	}
 	for i, pkg := range packages {
@@ -166,14 +172,14 @@ func TestModules() []string {
 	return append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool")
 }
 
-// hostTools adds this machine's programs that make and look at file systems, with their libraries, where the machine to be
-// is of the same kind; elsewhere the tests that want them say so and are skipped.
-func hostTools(ctx context.Context, im *mkimage.Image, arch string) error {
+// hostTools adds programs of this machine, with their libraries, where the machine to be is of the same kind; elsewhere the
+// tests that want them say so and are skipped.
+func hostTools(ctx context.Context, im *mkimage.Image, arch string, names []string) error {
 	if arch != runtime.GOARCH {
 		return nil
 	}
 	added := map[string]bool{}
-	for _, name := range strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag secilc dmsetup") {
+	for _, name := range names {
 		cmd := exec.CommandContext(ctx, "sh", "-c", `PATH=$PATH:/usr/sbin:/sbin; p=$(command -v "$1") && echo "$p" && ldd "$p"`, "sh", name)
 		out, err := cmd.Output()
 		if err != nil {
