@@ -66,6 +66,16 @@ func fit(have *ocispec.Platform, want Platform) int {
 	return 0
 }
 
+// Is tells whether an image is one for p, of its variant or a lower one.
+func (p Platform) Is(img Image) bool {
+	return fit(&ocispec.Platform{OS: img.OS, Architecture: img.Architecture, Variant: img.Variant}, p) >= 100
+}
+
+// String is linux/arm/v7, without what is not known.
+func (p Platform) String() string {
+	return strings.TrimRight(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+}
+
 // variant turns v7 into 7, with the architecture's usual one for none.
 func variant(arch, v string) int {
 	v = strings.TrimPrefix(v, "v")

@@ -212,6 +212,9 @@ func TestRedirectionsKeepTLS(t *testing.T) {
 	_, err = s.Manifest(ctx, "1")
 	require.ErrorContains(t, err, "redirected from TLS")
 	require.Empty(t, plain.Requests(""))
+	rc, err := c.Get(ctx, "https://"+host+"/v2/")
+	require.NoError(t, err, "so comes what is imported")
+	require.NoError(t, rc.Close())
 
 	c = registry.New(registry.Config{CertDirs: []string{}, Backoff: time.Millisecond})
 	_, err = c.Open(ctx, registry.Repository{Host: host, Path: "a"}, registry.Credentials{}, false)

@@ -29,7 +29,7 @@ type hereLayer struct {
 func (k *here) find(in *intake, name string) (l hereLayer, ok bool, err error) {
 	if !k.manifest && (in.has("manifest.json") || in.has("index.json")) {
 		k.manifest = true
-		if k.byName, err = in.r.hereByName(in); err != nil {
+		if k.byName, err = in.r.hereByName(in, in.want); err != nil {
 			return l, false, err
 		}
 	}
@@ -50,9 +50,9 @@ func (k *here) find(in *intake, name string) (l hereLayer, ok bool, err error) {
 }
 
 // hereByName looks at the recipes of a source, if they can be read by now.
-func (r *Repo) hereByName(s source) (map[string]hereLayer, error) {
+func (r *Repo) hereByName(s source, want image.Platform) (map[string]hereLayer, error) {
 	out := map[string]hereLayer{}
-	rs, err := recipes(s)
+	rs, err := recipes(s, want)
 	if err != nil {
 		return out, nil // what is missing may still come
 	}

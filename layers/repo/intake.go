@@ -36,8 +36,9 @@ type intake struct {
 	*tarSource
 	r        *Repo
 	progress func(Progress)
-	room     int   // bytes that may still be kept in memory
-	spooled  int64 // bytes in the file
+	want     image.Platform // see recipes
+	room     int            // bytes that may still be kept in memory
+	spooled  int64          // bytes in the file
 	known    here
 	pins     []string // layers that must stay until close
 }
@@ -52,11 +53,11 @@ type passed struct {
 	err    error         // why it is no layer
 }
 
-func (r *Repo) newIntake(progress func(Progress)) *intake {
+func (r *Repo) newIntake(want image.Platform, progress func(Progress)) *intake {
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	return &intake{tarSource: &tarSource{members: map[string]*member{}}, r: r, progress: progress, room: maxInMemory}
+	return &intake{tarSource: &tarSource{members: map[string]*member{}}, r: r, want: want, progress: progress, room: maxInMemory}
 }
 
 // fate is what is done with a member.

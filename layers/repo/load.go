@@ -49,14 +49,28 @@ type Loaded struct {
 // error nothing of it is left. When the disk is full, what no image has is
 // removed before the load fails.
 func (r *Repo) Load(ctx context.Context, src io.Reader, progress func(Progress)) ([]Loaded, error) {
-	loaded, err := r.loadStream(ctx, src, "", progress)
+	return r.LoadFor(ctx, image.Platform{}, src, progress)
+}
+
+// LoadFor is Load of what the archive has for a platform. ErrPlatform if that
+// is nothing. The zero value is this machine's, of those that an index has, and
+// whatever else there is.
+func (r *Repo) LoadFor(ctx context.Context, want image.Platform, src io.Reader, progress func(Progress)) ([]Loaded, error) {
+	loaded, err := r.loadStream(ctx, src, loading{want: want, progress: progress})
 	if err != nil {
 		return nil, fmt.Errorf("load image: %w", err)
 	}
 	return loaded, nil
 }
 
-func (r *Repo) loadStream(ctx context.Context, src io.Reader, name string, progress func(Progress)) (out []Loaded, err error) {
+// loading is how a source is loaded.
+type loading struct {
+	name     string         // for the one image in it; empty: what the source says
+	want     image.Platform // see recipes
+	progress func(Progress) // may be nil
+}
+
+func (r *Repo) loadStream(ctx context.Context, src io.Reader, o loading) (out []Loaded, err error) {
 	plain, c, err := blob.Decompress(blob.WithContext(ctx, src))
 	if err != nil {
 		return nil, err
@@ -66,14 +80,14 @@ func (r *Repo) loadStream(ctx context.Context, src io.Reader, name string, progr
 	if c != blob.Plain {
 		from = blob.Ahead(plain)
 	}
-	s := r.newIntake(progress)
+	s := r.newIntake(o.want, o.progress)
 	defer func() { err = errors.Join(err, s.close()) }()
 	err = eachMember(ctx, from, func(h *tar.Header, body io.Reader) error { return s.arrive(ctx, h, body) })
 	from.Close()
 	if err != nil {
 		return nil, err
 	}
-	return r.loadFrom(ctx, s, name, progress)
+	return r.loadFrom(ctx, s, o)
 }
 
 // LoadPath loads a file as Load does, or an OCI layout in a folder. A name,
@@ -82,24 +96,24 @@ func (r *Repo) loadStream(ctx context.Context, src io.Reader, name string, progr
 // folder are read where they lie, and a packed archive is looked through first
 // and unpacked only if something in it is new.
 func (r *Repo) LoadPath(ctx context.Context, path, name string, progress func(Progress)) ([]Loaded, error) {
-	loaded, err := r.loadPath(ctx, path, name, progress)
+	loaded, err := r.loadPath(ctx, path, loading{name: name, progress: progress})
 	if err != nil {
 		return nil, fmt.Errorf("load image from %s: %w", path, err)
 	}
 	return loaded, nil
 }
 
-func (r *Repo) loadPath(ctx context.Context, path, name string, progress func(Progress)) ([]Loaded, error) {
+func (r *Repo) loadPath(ctx context.Context, path string, o loading) ([]Loaded, error) {
 	s, f, err := openPath(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	if f != nil {
 		defer f.Close()
-		return r.loadPacked(ctx, f, name, progress)
+		return r.loadPacked(ctx, f, o)
 	}
 	defer s.close()
-	return r.loadFrom(ctx, s, name, progress)
+	return r.loadFrom(ctx, s, o)
 }
 
 // openPath opens a source where it lies, or a file that can't be read in any
@@ -166,9 +180,9 @@ func openSource(ctx context.Context, path, temp string, full func() bool) (sourc
 }
 
 // loadPacked looks first whether all that a packed file has is here.
-func (r *Repo) loadPacked(ctx context.Context, f *os.File, name string, progress func(Progress)) ([]Loaded, error) {
+func (r *Repo) loadPacked(ctx context.Context, f *os.File, o loading) ([]Loaded, error) {
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return r.loadStream(ctx, f, name, progress)
+		return r.loadStream(ctx, f, o)
 	}
 	plain, _, err := blob.Decompress(blob.WithContext(ctx, f))
 	if err != nil {
@@ -179,13 +193,13 @@ func (r *Repo) loadPacked(ctx context.Context, f *os.File, name string, progress
 	if err != nil {
 		return nil, err
 	}
-	if rs, err := recipes(s); err == nil && rename(rs, name) == nil && r.haveAll(rs) {
-		return r.loadFrom(ctx, s, name, progress)
+	if rs, err := recipes(s, o.want); err == nil && rename(rs, o.name) == nil && r.haveAll(rs) {
+		return r.loadFrom(ctx, s, o)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	return r.loadStream(ctx, f, name, progress)
+	return r.loadStream(ctx, f, o)
 }
 
 func (r *Repo) haveAll(rs []recipe) bool {
@@ -199,15 +213,15 @@ func (r *Repo) haveAll(rs []recipe) bool {
 	return true
 }
 
-func (r *Repo) loadFrom(ctx context.Context, s source, name string, progress func(Progress)) (out []Loaded, err error) {
-	if progress == nil {
-		progress = func(Progress) {}
+func (r *Repo) loadFrom(ctx context.Context, s source, o loading) (out []Loaded, err error) {
+	if o.progress == nil {
+		o.progress = func(Progress) {}
 	}
-	rs, err := recipes(s)
+	rs, err := recipes(s, o.want)
 	if err != nil {
 		return nil, err
 	}
-	if err := rename(rs, name); err != nil {
+	if err := rename(rs, o.name); err != nil {
 		return nil, err
 	}
 	if in, ok := s.(*intake); ok {
@@ -216,7 +230,7 @@ func (r *Repo) loadFrom(ctx context.Context, s source, name string, progress fun
 		}
 	}
 	for _, rc := range rs {
-		done, err := r.loadOne(ctx, s, rc, progress)
+		done, err := r.loadOne(ctx, s, rc, o.progress)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package repo
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -71,6 +72,7 @@ type made struct {
 	layers [][]byte
 	label  string // makes configurations differ
 	tags   []string
+	arch   string // empty: amd64
 }
 
 func simple(t testing.TB, label string, tags ...string) made {
@@ -94,7 +96,7 @@ func (m made) config(t testing.TB) []byte {
 
 func (m made) configOf(diffs []digest.Digest) ([]byte, error) {
 	return json.Marshal(map[string]any{
-		"architecture": "amd64", "os": "linux", "config": map[string]any{"Labels": map[string]string{"l": m.label}, "Cmd": []string{"sh"}},
+		"architecture": cmp.Or(m.arch, "amd64"), "os": "linux", "config": map[string]any{"Labels": map[string]string{"l": m.label}, "Cmd": []string{"sh"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": diffs},
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
 )
 
 // Origin is where layers can be had again: an archive, a folder,
@@ -42,7 +43,7 @@ func (r *Repo) OpenOrigin(ctx context.Context, path string) (Origin, io.Closer, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("open %s to repair from: %w", path, err)
 	}
-	rs, err := recipes(s)
+	rs, err := recipes(s, image.Platform{})
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("open %s to repair from: %w", path, err), s.close())
 	}

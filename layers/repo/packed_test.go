@@ -37,7 +37,7 @@ func packedLayout(t *testing.T, f packed.Format) (dir string, files []string) {
 	require.Equal(t, []string{"a:1"}, names)
 	root, err := os.OpenRoot(dir)
 	require.NoError(t, err)
-	rs, err := recipes(folderSource{root})
+	rs, err := recipes(folderSource{root}, image.Platform{})
 	require.NoError(t, err)
 	require.Len(t, rs, 1)
 	for i, l := range rs[0].layers {
@@ -252,7 +252,7 @@ func TestInPlaceChecked(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, found)
 
-	s, err := r.Save([]string{"a:1"})
+	s, err := r.Save([]string{"a:1"}, image.Platform{})
 	require.NoError(t, err)
 	err = s.Write(ctx, io.Discard)
 	require.ErrorIs(t, err, errInPlace)

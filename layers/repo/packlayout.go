@@ -70,7 +70,7 @@ type layoutPacker struct {
 }
 
 func (p *layoutPacker) images() (names []string, err error) {
-	rs, err := recipes(p.src)
+	rs, err := recipes(p.src, image.Platform{})
 	if err != nil {
 		return nil, err
 	}

@@ -143,17 +143,13 @@ func (p *pull) resolve(ctx context.Context) (top, m registry.Manifest, err error
 		}
 		d, ok := image.Choose(list, p.o.Platform)
 		if !ok {
-			return top, m, fmt.Errorf("%w for %s in the manifest list entries", ErrPlatform, platform(p.o.Platform))
+			return top, m, fmt.Errorf("%w for %s in the manifest list entries", ErrPlatform, p.o.Platform)
 		}
 		if m, err = p.s.Manifest(ctx, d.Digest.String()); err != nil {
 			return top, m, err
 		}
 	}
 	return top, m, nil
-}
-
-func platform(p image.Platform) string {
-	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
 }
 
 // recipe reads the manifest and the configuration.
@@ -179,7 +175,7 @@ func (p *pull) recipe(ctx context.Context, m registry.Manifest) (recipe, image.M
 	}
 	if have := (&ocispec.Platform{OS: rc.img.OS, Architecture: rc.img.Architecture, Variant: rc.img.Variant}); p.o.Asked {
 		if _, ok := image.Choose([]ocispec.Descriptor{{Platform: have}}, p.o.Platform); !ok {
-			return rc, mf, fmt.Errorf("%w: its platform is %s/%s, asked for was %s", ErrPlatform, have.OS, have.Architecture, platform(p.o.Platform))
+			return rc, mf, fmt.Errorf("%w: its platform is %s/%s, asked for was %s", ErrPlatform, have.OS, have.Architecture, p.o.Platform)
 		}
 	}
 	return rc, mf, nil

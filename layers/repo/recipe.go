@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 
@@ -33,17 +34,35 @@ type layerSource struct {
 	format packed.Format // "" for an archive
 }
 
-// recipes reads what images a source has.
-func recipes(s source) ([]recipe, error) {
+// recipes reads what images a source has for this machine, or, with a
+// platform, those for that alone: ErrPlatform if there are none.
+func recipes(s source, want image.Platform) ([]recipe, error) {
+	docker, oci := s.has("manifest.json"), s.has("index.json")
 	switch {
-	case s.has("manifest.json"):
+	case docker && want == image.Platform{}:
 		return dockerRecipes(s)
-	case s.has("index.json"):
-		return ociRecipes(s)
-	case s.has("repositories"):
+	case oci && want == image.Platform{}:
+		return ociRecipes(s, want)
+	case !docker && !oci && s.has("repositories"):
 		return nil, fmt.Errorf("%w: an archive of Docker before 1.10, without manifest.json", image.ErrInvalid)
+	case !docker && !oci:
+		return nil, fmt.Errorf("%w: neither a docker-archive (no manifest.json) nor an OCI layout (no index.json)", image.ErrInvalid)
 	}
-	return nil, fmt.Errorf("%w: neither a docker-archive (no manifest.json) nor an OCI layout (no index.json)", image.ErrInvalid)
+	other := func(rc recipe) bool { return !want.Is(rc.img) }
+	var rs []recipe
+	var err error
+	if docker {
+		rs, err = dockerRecipes(s)
+		rs = slices.DeleteFunc(rs, other)
+	}
+	if err == nil && len(rs) == 0 && oci { // manifest.json may have one platform of several
+		rs, err = ociRecipes(s, want)
+		rs = slices.DeleteFunc(rs, other)
+	}
+	if err == nil && len(rs) == 0 {
+		err = fmt.Errorf("%w for %s in the archive", ErrPlatform, want)
+	}
+	return rs, err
 }
 
 func dockerRecipes(s source) ([]recipe, error) {
@@ -126,7 +145,7 @@ func newRecipe(config []byte, layers []layerSource) (recipe, error) {
 // maxIndexes is how deep an index may point at an index.
 const maxIndexes = 3
 
-func ociRecipes(s source) ([]recipe, error) {
+func ociRecipes(s source, want image.Platform) ([]recipe, error) {
 	raw, err := small(s, "index.json")
 	if err != nil {
 		return nil, err
@@ -137,11 +156,10 @@ func ociRecipes(s source) ([]recipe, error) {
 	}
 	var out []recipe
 	for _, g := range byName(list) {
-		d, err := choose(g.list)
-		if err != nil {
-			return nil, err
+		rc, err := ociChoose(s, g.list, want, maxIndexes)
+		if errors.Is(err, ErrPlatform) && want != (image.Platform{}) {
+			continue
 		}
-		rc, err := ociRecipe(s, d, maxIndexes)
 		if err != nil {
 			return nil, err
 		}
@@ -150,7 +168,7 @@ func ociRecipes(s source) ([]recipe, error) {
 		}
 		out = append(out, rc)
 	}
-	if len(out) == 0 {
+	if len(list) == 0 {
 		return nil, fmt.Errorf("%w: index.json names no image", image.ErrInvalid)
 	}
 	return out, nil
@@ -197,16 +215,17 @@ func Here() image.Platform {
 	return image.Here(runtime.GOARCH, unix.ByteSliceToString(u.Machine[:]))
 }
 
-func choose(list []ocispec.Descriptor) (ocispec.Descriptor, error) {
-	here := Here()
-	d, ok := image.Choose(list, here)
-	if !ok {
-		return d, fmt.Errorf("%w: no image for linux/%s among %d", image.ErrInvalid, strings.TrimSuffix(here.Architecture+"/"+here.Variant, "/"), len(list))
+// ociChoose reads the one of several images that is for a platform, this
+// machine's if that is the zero value.
+func ociChoose(s source, list []ocispec.Descriptor, want image.Platform, depth int) (recipe, error) {
+	p := want
+	if p == (image.Platform{}) {
+		p = Here()
 	}
-	return d, nil
-}
-
-func ociRecipe(s source, d ocispec.Descriptor, depth int) (recipe, error) {
+	d, ok := image.Choose(list, p)
+	if !ok {
+		return recipe{}, fmt.Errorf("%w: %w for %s among %d", image.ErrInvalid, ErrPlatform, p, len(list))
+	}
 	raw, err := readDescribed(s, d)
 	if err != nil {
 		return recipe{}, fmt.Errorf("manifest: %w", err)
@@ -217,15 +236,11 @@ func ociRecipe(s source, d ocispec.Descriptor, depth int) (recipe, error) {
 	if depth == 0 {
 		return recipe{}, fmt.Errorf("%w: more than %d indexes within another", image.ErrInvalid, maxIndexes)
 	}
-	list, err := image.ParseIndex(raw)
+	nested, err := image.ParseIndex(raw)
 	if err != nil {
 		return recipe{}, err
 	}
-	next, err := choose(list)
-	if err != nil {
-		return recipe{}, err
-	}
-	return ociRecipe(s, next, depth-1)
+	return ociChoose(s, nested, want, depth-1)
 }
 
 func manifestRecipe(s source, raw []byte) (recipe, error) {

@@ -26,6 +26,7 @@ type saved struct {
 	node   string
 	names  []image.Name // none if it was asked for by its id
 	raw    []byte       // configuration
+	img    image.Image
 	diffs  []digest.Digest
 	chains []string // layer nodes, lowest first
 }
@@ -33,16 +34,18 @@ type saved struct {
 // Save is an archive of images that is ready to be written.
 type Save struct {
 	r      *Repo
+	want   image.Platform
 	images []*saved
 	pins   []string
 }
 
 // Save prepares an archive of images: by name, by id (which then has no
 // name in it) or by a repository's name without a tag, which means all tags
-// of it. ErrNotFound if there is no such image. What it has found stays
-// until Close.
-func (r *Repo) Save(namesOrIDs []string) (*Save, error) {
-	s := &Save{r: r}
+// of it. ErrNotFound if there is no such image, ErrPlatform if one is for
+// another platform than is wanted; the zero value is any. What it has found
+// stays until Close.
+func (r *Repo) Save(namesOrIDs []string, want image.Platform) (*Save, error) {
+	s := &Save{r: r, want: want}
 	err := r.view(func(g graph.Graph) error {
 		s.images = nil
 		for _, n := range namesOrIDs {
@@ -106,6 +109,10 @@ func (s *Save) addNode(g graph.Graph, node, name string) error {
 		if im, err = describe(g, node); err != nil {
 			return err
 		}
+		if s.want != (image.Platform{}) && !s.want.Is(im.img) {
+			have := image.Platform{OS: im.img.OS, Architecture: im.img.Architecture, Variant: im.img.Variant}
+			return fmt.Errorf("%w for %s: image %s is for %s", ErrPlatform, s.want, short(im.img.ID), have)
+		}
 		s.images = append(s.images, im)
 	}
 	if name == "" {
@@ -133,7 +140,7 @@ func describe(g graph.Graph, node string) (*saved, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, node, err)
 	}
-	im := &saved{node: node, raw: n.Config, diffs: img.RootFS}
+	im := &saved{node: node, raw: n.Config, img: img, diffs: img.RootFS}
 	for _, c := range image.ChainIDs(img.RootFS) {
 		im.chains = append(im.chains, layerPrefix+c.String())
 	}

@@ -21,7 +21,7 @@ import (
 
 func save(t testing.TB, r *Repo, names ...string) []byte {
 	t.Helper()
-	s, err := r.Save(names)
+	s, err := r.Save(names, image.Platform{})
 	require.NoError(t, err)
 	var b bytes.Buffer
 	require.NoError(t, s.Write(ctx, &b))
@@ -113,7 +113,7 @@ func TestSaveNames(t *testing.T) {
 		require.NotContains(t, members(t, save(t, r, byID)), "repositories")
 	}
 	for _, none := range []string{"some/a:3", "some", "none", "sha256:" + id.Encoded()[:3]} {
-		_, err := r.Save([]string{"some/a:1", none})
+		_, err := r.Save([]string{"some/a:1", none}, image.Platform{})
 		require.ErrorIs(t, err, ErrNotFound, none)
 	}
 	require.Empty(t, r.pins)
@@ -128,7 +128,7 @@ func TestSaveDamaged(t *testing.T) {
 	require.NoError(t, err)
 	defer root.Close()
 	require.NoError(t, os.Truncate(filepath.Join(root.Name(), "bin", "sh"), 0))
-	s, err := r.Save([]string{"a:1"})
+	s, err := r.Save([]string{"a:1"}, image.Platform{})
 	require.NoError(t, err)
 	defer s.Close()
 	err = s.Write(ctx, io.Discard)

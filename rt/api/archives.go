@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/common"
@@ -56,12 +58,35 @@ func (s *Server) saveImages(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) save(w http.ResponseWriter, r *http.Request, names []string) error {
-	if p := r.FormValue("platform"); p != "" {
-		return invalid("save images: the engine keeps one platform of an image, that of `docker image inspect`; leave platform=%s out", p)
+	in := engine.SaveIn{Names: names}
+	var err error
+	if in.Platform, err = platformOf(r); err != nil {
+		return err
 	}
 	out := &tarStream{w: w}
-	_, err := engine.Run[any](r.Context(), s.e, "save", names, engine.Streams{Stdout: out}, names...)
+	_, err = engine.Run[any](r.Context(), s.e, "save", in, engine.Streams{Stdout: out}, names...)
 	return out.finish(s, r, err)
+}
+
+// platformOf reads the parameter platform: os/architecture[/variant], or, as clients of API 1.48 write it, JSON. None is the
+// zero value.
+func platformOf(r *http.Request) (p layerimage.Platform, err error) {
+	text := r.FormValue("platform")
+	switch all := r.Form["platform"]; {
+	case text == "":
+		return p, nil
+	case len(all) > 1:
+		return p, invalid("platform: %d are asked for: an image has one here, so give one", len(all))
+	case text[0] == '{':
+		if err := json.Unmarshal([]byte(text), &p); err != nil {
+			return p, invalid("platform %.200q: %w", text, err)
+		}
+		text = p.String()
+	}
+	if p, err = layerimage.ParsePlatform(text, repo.Here()); err != nil {
+		return p, invalid("%w", err)
+	}
+	return p, nil
 }
 
 func (s *Server) exportContainer(w http.ResponseWriter, r *http.Request) error {
@@ -99,18 +124,22 @@ func imageName(repository, tag string) string {
 // importImage is POST /images/create with fromSrc.
 func (s *Server) importImage(w http.ResponseWriter, r *http.Request) error {
 	src := r.FormValue("fromSrc")
-	if src != "-" {
-		return invalid("import: the engine fetches nothing by itself; use `curl %s | docker import -`", src)
-	}
 	in := engine.ImportIn{Name: imageName(r.FormValue("repo"), r.FormValue("tag")), Comment: r.FormValue("message"), Changes: r.Form["changes"]}
-	if in.Comment == "" {
-		in.Comment = "Imported from -"
-	}
-	if p := r.FormValue("platform"); p != "" {
-		var err error
-		if in.Platform, err = layerimage.ParsePlatform(p, repo.Here()); err != nil {
-			return invalid("%v", err)
+	if src != "-" {
+		in.URL = src
+		if !strings.Contains(src, "://") { // as Docker takes it
+			in.URL = "http://" + src
 		}
+		if u, err := url.Parse(in.URL); err == nil {
+			src = u.Redacted()
+		}
+	}
+	if in.Comment == "" {
+		in.Comment = "Imported from " + src
+	}
+	var err error
+	if in.Platform, err = platformOf(r); err != nil {
+		return err
 	}
 	id, err := engine.Run[layerimage.ID](r.Context(), s.e, "import", in, engine.Streams{Stdin: r.Body}, in.Name)
 	if err != nil {

@@ -252,11 +252,13 @@ func (s *Server) removeImage(w http.ResponseWriter, r *http.Request) error {
 
 // loadImages streams the archive into the load job and its progress back, in Docker's JSON lines.
 func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
-	if p := r.FormValue("platform"); p != "" {
-		return invalid("load images: the engine takes the image for its own machine out of an archive; leave platform=%s out", p)
-	}
 	l := &lines{w: w}
 	in := engine.LoadIn{}
+	var err error
+	if in.Platform, err = platformOf(r); err != nil {
+		drain(r)
+		return err
+	}
 	if !flag(r, "quiet") {
 		// The archive is still coming in: net/http would end that with the first byte of an answer.
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
@@ -271,7 +273,7 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 	}
 	loaded, err := engine.Run[[]repo.Loaded](r.Context(), s.e, "load", in, engine.Streams{Stdin: r.Body})
 	if err != nil {
-		io.Copy(io.Discard, io.LimitReader(r.Body, 64<<20))
+		drain(r)
 		return l.end(err)
 	}
 	for _, img := range loaded {
@@ -283,6 +285,9 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 	}
 	return nil
 }
+
+// drain reads on for a while, since many a client does not look for an answer before it has sent all.
+func drain(r *http.Request) { _, _ = io.Copy(io.Discard, io.LimitReader(r.Body, 64<<20)) }
 
 // maxEarlyProgress is how many lines of an answer are written while its request is still coming in: about 64 KiB, a third of
 // what a unix socket holds (net.core.wmem_default).

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -49,11 +50,12 @@ func (a *app) output(file string, from io.Reader) error {
 
 func saveVerb(f *pflag.FlagSet) runner {
 	to := f.StringP("output", "o", "", "file to write (default: standard output)")
+	platform := f.String("platform", "", "os/architecture[/variant] that the images must be for")
 	return func(ctx context.Context, a *app, args []string) error {
 		if err := need(args, 1, -1, "images"); err != nil {
 			return err
 		}
-		resp, err := a.do(ctx, "GET", "/images/get", url.Values{"names": args}, nil)
+		resp, err := a.do(ctx, "GET", "/images/get", url.Values{"names": args, "platform": {*platform}}, nil)
 		if err != nil {
 			return err
 		}
@@ -82,11 +84,13 @@ func importVerb(f *pflag.FlagSet) runner {
 	message := f.StringP("message", "m", "", "comment of the image")
 	platform := f.String("platform", "", "what it is for, such as linux/arm/v7 (default: the engine's machine)")
 	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 2, "a file or - and a name"); err != nil {
+		if err := need(args, 1, 2, "a file, a URL or - and a name"); err != nil {
 			return err
 		}
-		from := a.in
-		if args[0] != "-" {
+		from, src := a.in, "-"
+		if strings.HasPrefix(args[0], "http://") || strings.HasPrefix(args[0], "https://") {
+			from, src = nil, args[0]
+		} else if args[0] != "-" {
 			file, err := os.Open(args[0])
 			if err != nil {
 				return err
@@ -94,7 +98,7 @@ func importVerb(f *pflag.FlagSet) runner {
 			defer file.Close()
 			from = file
 		}
-		q := url.Values{"fromSrc": {"-"}, "changes": *changes, "message": {*message}, "platform": {*platform}}
+		q := url.Values{"fromSrc": {src}, "changes": *changes, "message": {*message}, "platform": {*platform}}
 		if len(args) == 2 {
 			q.Set("repo", args[1])
 		}

@@ -18,6 +18,7 @@ import (
 func loadVerb(f *pflag.FlagSet) runner {
 	input := f.StringP("input", "i", "", "archive to read (default: standard input)")
 	quiet := f.BoolP("quiet", "q", false, "no progress")
+	platform := f.String("platform", "", "os/architecture[/variant] of the images to take, and of no others")
 	return func(ctx context.Context, a *app, args []string) error {
 		from := a.in
 		if *input != "" {
@@ -30,7 +31,7 @@ func loadVerb(f *pflag.FlagSet) runner {
 		} else if term.IsTerminal(int(os.Stdin.Fd())) {
 			return errors.New("requested load from stdin, but stdin is a terminal: give a file with -i")
 		}
-		resp, err := a.do(ctx, "POST", "/images/load", url.Values{"quiet": {strconv.FormatBool(*quiet)}}, from, "Content-Type", "application/x-tar")
+		resp, err := a.do(ctx, "POST", "/images/load", url.Values{"quiet": {strconv.FormatBool(*quiet)}, "platform": {*platform}}, from, "Content-Type", "application/x-tar")
 		if err != nil {
 			return err
 		}

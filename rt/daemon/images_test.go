@@ -3,12 +3,16 @@ package daemon_test
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -110,9 +114,18 @@ func TestCommitSaveLoad(t *testing.T) {
 	}
 	status, _ = m.call("GET", "/images/none/get", nil)
 	require.Equal(t, 404, status)
-	status, text = m.call("POST", "/images/create?fromSrc=http://127.0.0.1/x.tar", nil)
+
+	for platform, want := range map[string]int{
+		`{"os":"linux","architecture":"amd64"}`: 200, "linux/amd64": 200, "": 200, `{"os":"linux","architecture":"s390x"}`: 404, "linux/arm/v7": 404, "{": 400, "a/b/c/d": 400,
+	} {
+		q := url.Values{"platform": {platform}}.Encode()
+		status, text := m.call("POST", "/images/load?quiet=1&"+q, strings.NewReader(saved))
+		require.Equal(t, want, status, text)
+		status, text = m.call("GET", "/images/made:1/get?"+q, nil)
+		require.Equal(t, want, status, text[:min(len(text), 200)])
+	}
+	status, _ = m.call("GET", "/images/made:1/get?platform=linux/amd64&platform=linux/arm64", nil)
 	require.Equal(t, 400, status)
-	require.Contains(t, text, "docker import -")
 }
 
 // A damaged layer ends the stream in the middle: half an archive never looks whole.
@@ -153,6 +166,49 @@ func TestImportExport(t *testing.T) {
 	m.do("POST", "/containers/"+run+"/start", nil)
 	require.Equal(t, 0, m.wait(run))
 	require.Equal(t, "mine\n", m.logs(run))
+}
+
+// The engine fetches what a URL has, with the limits of what a client sends.
+func TestImportURL(t *testing.T) {
+	m := newMachine(t, "")
+	raw, err := io.ReadAll(tarOf(t, "d/", "", "d/b", "two"))
+	require.NoError(t, err)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/x.tar.gz", func(w http.ResponseWriter, _ *http.Request) {
+		z := gzip.NewWriter(w)
+		_, _ = z.Write(raw)
+		_ = z.Close()
+	})
+	mux.HandleFunc("/broken", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
+		_, _ = w.Write(raw[:600])
+	})
+	mux.HandleFunc("/escape", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, tarOf(t, "../a", "one")) })
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	host := s.Listener.Addr().String()
+	for i, src := range []string{"http://" + host + "/x.tar.gz", host + "/x.tar.gz"} {
+		name := fmt.Sprint("fetched:", i)
+		m.do("POST", "/images/create?fromSrc="+src+"&repo=fetched&tag="+strconv.Itoa(i), nil)
+		require.Equal(t, "Imported from http://"+host+"/x.tar.gz", m.image(name).Comment)
+		require.Len(t, m.image(name).RootFS.Layers, 1)
+	}
+	for src, want := range map[string]struct {
+		status int
+		text   string
+	}{
+		"http://" + host + "/none":   {404, "404 Not Found"},
+		"ftp://" + host + "/none":    {400, "want an http or https URL"},
+		"http://" + host + "/broken": {500, "unexpected EOF"},
+		"http://" + host + "/escape": {400, "../a"},
+		"http://127.0.0.1:1/x":       {500, "connection refused"},
+	} {
+		status, text := m.call("POST", "/images/create?repo=bad&fromSrc="+src, nil)
+		require.Equal(t, want.status, status, text)
+		require.Contains(t, text, want.text)
+		status, _ = m.call("GET", "/images/bad/json", nil)
+		require.Equal(t, 404, status)
+	}
 }
 
 func TestCopy(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/request"
@@ -76,8 +77,9 @@ func archiveError(err error) error {
 	return err
 }
 
-// ImportIn asks for an image of one layer: the job's Stdin, a tar stream.
+// ImportIn asks for an image of one layer: a tar stream, the job's Stdin or what a URL has.
 type ImportIn struct {
+	URL      string // empty: Stdin
 	Name     string // of the image; empty: none
 	Comment  string
 	Changes  []string
@@ -96,6 +98,14 @@ func (e *Engine) importImage(j *Job, in ImportIn) (image.ID, error) {
 	if from == nil {
 		from = io.MultiReader()
 	}
+	if in.URL != "" {
+		got, err := e.registry.Get(j.Context(), in.URL)
+		if err != nil {
+			return "", urlError(err)
+		}
+		defer got.Close()
+		from = got
+	}
 	id, err := e.images.Import(j.Context(), from, repo.NewImage{Config: request.Encoder(img), Name: in.Name})
 	if err != nil {
 		return "", archiveError(err)
@@ -106,12 +116,33 @@ func (e *Engine) importImage(j *Job, in ImportIn) (image.ID, error) {
 	return id, nil
 }
 
+// urlError says whose fault it is that nothing comes from a URL.
+func urlError(err error) error {
+	err = fmt.Errorf("import: %w", err)
+	switch {
+	case errors.Is(err, registry.ErrUnsupported):
+		return fault.As(fault.Invalid, err)
+	case errors.Is(err, registry.ErrNotFound):
+		return fault.As(fault.NotFound, err)
+	}
+	return err
+}
+
+// SaveIn asks for an archive of images.
+type SaveIn struct {
+	Names    []string
+	Platform image.Platform // that they must be for; empty: any
+}
+
 // save writes an archive of images to the job's Stdout. Nothing is written if there is an error before the first of them.
-func (e *Engine) save(j *Job, names []string) (any, error) {
-	if len(names) == 0 {
+func (e *Engine) save(j *Job, in SaveIn) (any, error) {
+	if len(in.Names) == 0 {
 		return nil, fault.New(fault.Invalid, "save images: name at least one")
 	}
-	s, err := e.images.Save(names)
+	s, err := e.images.Save(in.Names, in.Platform)
+	if errors.Is(err, repo.ErrPlatform) {
+		return nil, fault.New(fault.NotFound, "save images: %w", err)
+	}
 	if err != nil {
 		return nil, imageError(err)
 	}
@@ -119,7 +150,7 @@ func (e *Engine) save(j *Job, names []string) (any, error) {
 	if err = errors.Join(err, s.Close()); err != nil {
 		return nil, err
 	}
-	for _, n := range names {
+	for _, n := range in.Names {
 		if img, err := e.images.Get(n); err == nil {
 			e.imageEvent(events.ActionSave, img.ID.String(), n)
 		}

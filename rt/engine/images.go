@@ -17,6 +17,8 @@ import (
 type LoadIn struct {
 	Path string // file or OCI layout folder; empty: Stdin
 	Name string // tag for a single image
+	// Platform is the one of which to take images from Stdin; empty: this machine's where there are several.
+	Platform image.Platform
 	// Progress, if not nil, hears how far it is.
 	Progress func(repo.Progress)
 }
@@ -35,7 +37,10 @@ func (e *Engine) load(j *Job, in LoadIn) ([]repo.Loaded, error) {
 		if from == nil {
 			from = io.MultiReader()
 		}
-		loaded, err = e.images.Load(j.Context(), from, progress)
+		loaded, err = e.images.LoadFor(j.Context(), in.Platform, from, progress)
+	}
+	if errors.Is(err, repo.ErrPlatform) {
+		return nil, fault.As(fault.NotFound, err)
 	}
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
