@@ -63,6 +63,27 @@ func credentials(r *http.Request, name string) (registry.Credentials, error) {
 	return registry.Credentials{}, nil
 }
 
+// credentialsByHost reads both headers for a request that may go to several registries: X-Registry-Auth is for the one that
+// it names, or for host.
+func credentialsByHost(r *http.Request, host string) (map[string]registry.Credentials, error) {
+	var one authConfig
+	all := map[string]authConfig{}
+	if err := errors.Join(readHeader64(r, "X-Registry-Auth", &one), readHeader64(r, "X-Registry-Config", &all)); err != nil {
+		return nil, err
+	}
+	out := map[string]registry.Credentials{}
+	for server, a := range all {
+		out[registry.ServerHost(server)] = a.credentials()
+	}
+	if c := one.credentials(); c != (registry.Credentials{}) {
+		if one.ServerAddress != "" {
+			host = registry.ServerHost(one.ServerAddress)
+		}
+		out[host] = c
+	}
+	return out, nil
+}
+
 func readHeader64(r *http.Request, header string, v any) error {
 	text := strings.TrimRight(strings.NewReplacer("+", "-", "/", "_").Replace(r.Header.Get(header)), "=")
 	if text == "" {

@@ -256,9 +256,50 @@ func registryAuth(ctx context.Context, name string) ([]string, error) {
 	if err != nil || cr == (credentials{}) {
 		return nil, err
 	}
-	raw, err := json.Marshal(cr)
+	return authHeader("X-Registry-Auth", cr)
+}
+
+func authHeader(name string, v any) ([]string, error) {
+	raw, err := json.Marshal(v)
+	return []string{name, base64.URLEncoding.EncodeToString(raw)}, err
+}
+
+// repairAuth is the header that lets the engine in where it may repair from: a neighbour, or the registries of all images.
+func (a *app) repairAuth(ctx context.Context, from string) ([]string, error) {
+	servers := map[string]bool{}
+	if host, neighbour := strings.CutPrefix(from, "registry://"); neighbour {
+		servers[serverKey(host)] = true
+	} else if from == "registry" {
+		var list []struct{ RepoTags []string }
+		if err := a.call(ctx, "GET", "/images/json", nil, nil, &list); err != nil {
+			return nil, err
+		}
+		for _, img := range list {
+			for _, name := range img.RepoTags {
+				server, err := registryOf(name)
+				if err != nil {
+					return nil, err
+				}
+				servers[server] = true
+			}
+		}
+	}
+	conf, err := loadDockerConfig()
 	if err != nil {
 		return nil, err
 	}
-	return []string{"X-Registry-Auth", base64.URLEncoding.EncodeToString(raw)}, nil
+	all := map[string]credentials{}
+	for server := range servers {
+		cr, err := conf.get(ctx, server)
+		if err != nil {
+			return nil, err
+		}
+		if cr != (credentials{}) {
+			all[server] = cr
+		}
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return authHeader("X-Registry-Config", all)
 }

@@ -62,10 +62,14 @@ func fsckVerb(f *pflag.FlagSet) runner {
 		if len(args) == 0 {
 			args = []string{""}
 		}
+		header, err := a.repairAuth(ctx, q.Get("from"))
+		if err != nil {
+			return err
+		}
 		left := 0
 		for _, image := range args {
 			q.Set("image", image)
-			n, err := a.fsck(ctx, q)
+			n, err := a.fsck(ctx, q, header)
 			if err != nil {
 				return err
 			}
@@ -82,8 +86,8 @@ func fsckVerb(f *pflag.FlagSet) runner {
 }
 
 // fsck prints what one check finds, and returns how much of it remains.
-func (a *app) fsck(ctx context.Context, q url.Values) (left int, err error) {
-	resp, err := a.do(ctx, "POST", "/coble/fsck", q, nil)
+func (a *app) fsck(ctx context.Context, q url.Values, header []string) (left int, err error) {
+	resp, err := a.do(ctx, "POST", "/coble/fsck", q, nil, header...)
 	if err != nil {
 		return 0, err
 	}

@@ -15,16 +15,17 @@ import (
 
 // FsckIn says what the store is to be checked for.
 type FsckIn struct {
-	Image    string // empty: everything
-	Quick    bool   // what is there, not what is in it
-	From     string // where to repair from, see repairFrom; empty: only look
+	Image    string                          // empty: everything
+	Quick    bool                            // what is there, not what is in it
+	From     string                          // where to repair from, see repairFrom; empty: only look
+	Creds    map[string]registry.Credentials // by the registry's host, as names have it
 	Progress func(layer digest.Digest, n, of int)
 }
 
 // fsck checks the images' store, and repairs it if it is told where from.
 func (e *Engine) fsck(j *Job, in FsckIn) ([]repo.Finding, error) {
 	o := repo.CheckOptions{Image: in.Image, Quick: in.Quick, Progress: in.Progress}
-	from, err := e.repairFrom(j.Context(), &o, in.From)
+	from, err := e.repairFrom(j.Context(), &o, in)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
 	}
@@ -46,7 +47,8 @@ func (e *Engine) fsck(j *Job, in FsckIn) ([]repo.Finding, error) {
 // repairFrom opens what to repair from: an archive, an OCI layout or another store as a folder, on the engine's machine by
 // its path, "registry" for the registries that the images' names lead to, "registry://HOST[:PORT]" for a neighbour that has
 // the images too.
-func (e *Engine) repairFrom(ctx context.Context, o *repo.CheckOptions, from string) (c io.Closer, err error) {
+func (e *Engine) repairFrom(ctx context.Context, o *repo.CheckOptions, in FsckIn) (c io.Closer, err error) {
+	from := in.From
 	host, neighbour := strings.CutPrefix(from, "registry://")
 	switch {
 	case from == "":
@@ -58,7 +60,7 @@ func (e *Engine) repairFrom(ctx context.Context, o *repo.CheckOptions, from stri
 			host = ""
 		}
 		o.Origin = e.images.RemoteOrigin(host, func(ctx context.Context, at registry.Repository) (*registry.Session, error) {
-			return e.registry.Open(ctx, at, registry.Credentials{}, false)
+			return e.registry.Open(ctx, at, in.Creds[at.Host], false)
 		})
 		return io.NopCloser(nil), nil
 	}
