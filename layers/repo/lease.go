@@ -15,7 +15,8 @@ import (
 //	lease:sha256:… (of the configuration) --keeps--> layer:…
 //
 // and goes with the transaction that records the image, when the disk is
-// full, or a week after its last layer, when the repository is opened.
+// full, when it is asked for (ForgetPulls), or a week after its last layer,
+// when the repository is opened. While its pull is under way it is pinned.
 const (
 	leasePrefix = "lease:"
 	kindKeeps   = "keeps"
@@ -44,8 +45,10 @@ func endLease(g graph.Graph, lease string) error {
 	return g.Delete(lease)
 }
 
-// dropLeases ends those that are older than age.
+// dropLeases ends those that are older than age, and of no pull under way.
 func (r *Repo) dropLeases(age time.Duration) error {
+	r.mu.Lock() // so that none is pinned meanwhile
+	defer r.mu.Unlock()
 	var old []string
 	err := r.view(func(g graph.Graph) error {
 		for _, n := range g.Names(leasePrefix) {
@@ -53,7 +56,7 @@ func (r *Repo) dropLeases(age time.Duration) error {
 			if err := load(g, n, &l); err != nil {
 				return fmt.Errorf("lease of %s: %w", strings.TrimPrefix(n, leasePrefix), err)
 			}
-			if time.Since(l.Since) >= age {
+			if time.Since(l.Since) >= age && r.pins[n] == 0 {
 				old = append(old, n)
 			}
 		}

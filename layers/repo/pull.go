@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,18 +84,20 @@ func (r *Repo) Pull(ctx context.Context, s *registry.Session, o PullOptions) (Pu
 			return err
 		}
 		return r.recordPulled(rc, nodes, m, mf)
-	})
+	}, leasePrefix+rc.img.ID.String())
 	return out, err
 }
 
-// withLayers keeps an image's layers from being collected meanwhile.
-func (r *Repo) withLayers(rc recipe, do func(nodes []string) error) (err error) {
+// withLayers keeps an image's layers, and more nodes, from being collected
+// meanwhile.
+func (r *Repo) withLayers(rc recipe, do func(nodes []string) error, more ...string) (err error) {
 	var nodes []string
 	for _, c := range image.ChainIDs(rc.img.RootFS) {
 		nodes = append(nodes, layerPrefix+c.String())
 	}
-	r.pin(nodes)
-	defer func() { err = errors.Join(err, r.unpin(nodes)) }()
+	pins := slices.Concat(nodes, more)
+	r.pin(pins)
+	defer func() { err = errors.Join(err, r.unpin(pins)) }()
 	return do(nodes)
 }
 

@@ -501,6 +501,80 @@ func TestLeaseKeepsFinishedLayers(t *testing.T) {
 	require.NoError(t, r.view(func(g graph.Graph) error { require.Empty(t, g.Names(leasePrefix)); return nil }))
 }
 
+// What a pull has left goes when that is asked for, and not before; of one that
+// is under way, nothing.
+func TestForgetPulls(t *testing.T) {
+	drivertest.NeedRoot(t)
+	m := big(t, "leased", 40_000, 20<<20)
+	w := where{dir: t.TempDir()}
+	r, db := w.open(t)
+	reg, n, _ := offered(t, blob.Gzip, m)
+	first := layerPrefix + m.chains(t)[0].String()
+	holds := func(want bool) {
+		t.Helper()
+		have, err := r.haveLayer(first)
+		require.NoError(t, err)
+		require.Equal(t, want, have)
+		require.NoError(t, r.view(func(g graph.Graph) error {
+			require.Equal(t, want, len(g.Names(leasePrefix)) == 1)
+			return nil
+		}))
+	}
+	parts := func() int {
+		es, err := os.ReadDir(filepath.Join(w.dir, "r", "partial"))
+		require.NoError(t, err)
+		return len(es)
+	}
+	second := digest.FromBytes(pack(t, blob.Gzip, m.layers[1])).String()
+	reg.Spoil("blobs/"+second, -1, registrytest.Status(http.StatusForbidden))
+	_, err := pullFrom(ctx, r, n, nil)
+	require.ErrorIs(t, err, registry.ErrUnauthorized)
+	holds(true)
+	// The next one's second layer stalls halfway until it is given up.
+	reg.Mend()
+	reached := make(chan struct{})
+	reg.Spoil("blobs/"+second, -1, func(w http.ResponseWriter, q *http.Request, next http.Handler) {
+		next.ServeHTTP(&stalling{ResponseWriter: w, left: 10 << 20, reached: reached, end: q.Context().Done()}, q)
+	})
+	pulling, stop := context.WithCancel(ctx)
+	ended := make(chan error)
+	go func() { _, err := pullFrom(pulling, r, n, nil); ended <- err }()
+	<-reached
+	require.NoError(t, r.ForgetPulls(0))
+	holds(true)
+	stop()
+	require.Error(t, <-ended)
+	require.Equal(t, 1, parts())
+	require.NoError(t, r.ForgetPulls(time.Hour))
+	holds(true)
+	require.Equal(t, 1, parts())
+	require.NoError(t, db.Close())
+	r, _ = w.open(t)
+	holds(true) // for the next pull to go on with
+	require.NoError(t, r.ForgetPulls(0))
+	holds(false)
+	require.Zero(t, parts())
+	empty(t, r)
+}
+
+// stalling lets so many bytes through, and then nothing until the end.
+type stalling struct {
+	http.ResponseWriter
+	left    int
+	reached chan struct{}
+	end     <-chan struct{}
+}
+
+func (s *stalling) Write(p []byte) (int, error) {
+	if s.left -= len(p); s.left < 0 {
+		s.ResponseWriter.(http.Flusher).Flush()
+		close(s.reached)
+		<-s.end
+		panic(http.ErrAbortHandler)
+	}
+	return s.ResponseWriter.Write(p)
+}
+
 // What brings more than it should is an error before it fills the disk.
 func TestFetchIsBounded(t *testing.T) {
 	for name, size := range map[string]int64{"in memory": 1000, "in a file": smallBlob + 1000} {

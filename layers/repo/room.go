@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/coble-os/coble/layers/blob"
 )
@@ -26,7 +27,7 @@ func (r *Repo) roomIn(fits func(need int64) error, need int64) error {
 	if !errors.Is(err, blob.ErrNoSpace) {
 		return err
 	}
-	if _, ferr := r.freeUp(); ferr != nil {
+	if _, ferr := r.freeUp(0); ferr != nil {
 		return errors.Join(err, ferr)
 	}
 	return fits(need)
@@ -41,15 +42,23 @@ func (r *Repo) fits(need int64) error {
 	return blob.CheckSpace(d, need)
 }
 
-// freeUp removes what no image has: downloads that nobody is at, and layers
-// of pulls that were cut short. What is being made stays. It tells whether
-// there was anything.
-func (r *Repo) freeUp() (some bool, err error) {
-	n, err := r.fetches.sweep(0)
+// ForgetPulls removes what pulls have left that ended longer than age ago
+// without an image: layers, and parts of blobs, by which the next pull would go
+// on. What is under way stays.
+func (r *Repo) ForgetPulls(age time.Duration) error {
+	_, err := r.freeUp(age)
+	return err
+}
+
+// freeUp removes what no image has, and has not had for so long: downloads
+// that nobody is at, and layers of pulls that were cut short. What is being
+// made stays. It tells whether there was anything.
+func (r *Repo) freeUp(age time.Duration) (some bool, err error) {
+	n, err := r.fetches.sweep(age)
 	if err != nil {
 		return n > 0, err
 	}
-	if err := r.dropLeases(0); err != nil {
+	if err := r.dropLeases(age); err != nil {
 		return n > 0, err
 	}
 	gone, err := r.collect()
@@ -59,6 +68,6 @@ func (r *Repo) freeUp() (some bool, err error) {
 // freed is freeUp where the disk is full already: an error is not worth more
 // than that one.
 func (r *Repo) freed() bool {
-	some, err := r.freeUp()
+	some, err := r.freeUp(0)
 	return some && err == nil
 }

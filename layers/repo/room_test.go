@@ -116,7 +116,7 @@ func TestFreeUpWithoutFolder(t *testing.T) {
 	m := made{label: "other", tags: []string{"other:1"}, layers: [][]byte{manyFiles(t, 1, 1<<10)}}
 	require.NoError(t, leftovers(r, r.o.Root, "leased layer", tarOf(t, docker(t, blob.Plain, m)...)))
 	require.NoError(t, os.RemoveAll(filepath.Join(r.o.Root, "partial")))
-	some, err := r.freeUp()
+	some, err := r.freeUp(0)
 	require.NoError(t, err)
 	require.True(t, some)
 	layers, _, err := r.drv.List()

@@ -31,6 +31,8 @@ func images() []mutant {
 		{"repo: a layer stays while it is read", "layers/repo/record.go", "pins := []string{node}\n\tr.pin(pins)", "pins := []string{}\n\tr.pin(pins)", "./layers/repo", "TestOpenLayerHolds"},
 		{"repo: a layer without a record is compared before it goes out", "layers/repo/record.go", "if sum.Digest() != l.DiffID {", "if false {", "./layers/repo", "TestOpenLayerWithoutRecord"},
 		{"repo: a container's layer stays with it", "layers/repo/containers.go", "if g.Has(topPrefix + id) {", "if false {", "./layers/repo", "TestContainersInTheGraph"},
+		{"repo: a pull under way keeps what it has", "layers/repo/lease.go", " && r.pins[n] == 0 {", " {", "./layers/repo", "TestForgetPulls"},
+		{"engine: image prune takes what pulls have left", "rt/engine/usage.go", "if in.Want(nil) {", "if false {", "./rt/daemon", "TestPruneForgetsPulls"},
 		{"engine: a repair is asked for by who is logged in", "rt/engine/fsck.go", "in.Creds[at.Host]", "registry.Credentials{}", "./rt/daemon", "TestRepairWithCredentials"},
 		{"repo: an archive without the platform is refused", "layers/repo/recipe.go", "\tif err == nil && len(rs) == 0 {\n\t\terr = fmt", "\tif false {\n\t\terr = fmt", "./layers/repo", "TestLoadFor"},
 		{"repo: only what is for the platform is taken", "layers/repo/recipe.go", "return !want.Is(rc.img)", "return want == image.Platform{}", "./layers/repo", "TestLoadFor"},

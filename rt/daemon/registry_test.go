@@ -3,12 +3,19 @@ package daemon_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/layers/registry/registrytest"
+	"github.com/coble-os/coble/layers/registry/server"
 )
 
 // freePort is one that nobody listens on now.
@@ -78,4 +85,35 @@ func TestRegistryServeRefusals(t *testing.T) {
 		require.Equal(t, 400, status, text)
 		require.Contains(t, text, want)
 	}
+}
+
+// What a pull has left that failed is there after a restart, and goes with `image prune`.
+func TestPruneForgetsPulls(t *testing.T) {
+	reg := registrytest.New(t, server.Access{}, nil)
+	var layers [][]byte
+	var ids []string
+	for _, name := range []string{"first", "second"} {
+		raw, err := io.ReadAll(tarOf(t, name, "text"))
+		require.NoError(t, err)
+		layers, ids = append(layers, raw), append(ids, fmt.Sprintf("%q", digest.FromBytes(raw)))
+	}
+	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[%s]}}`, strings.Join(ids, ","))
+	reg.Put(t, "c", "1", "application/vnd.oci.image.layer.v1.tar", config, layers...)
+	reg.Spoil("blobs/"+digest.FromBytes(layers[1]).String(), -1, registrytest.Status(http.StatusForbidden))
+	m := newMachine(t, "")
+	folders := func() int {
+		list, err := filepath.Glob(m.root() + "/*/d/*")
+		require.NoError(t, err)
+		return len(list)
+	}
+	_, text := m.call("POST", pullPath(reg.Host(), "c", "1"), nil)
+	require.Contains(t, text, "error")
+	m.awaitEngine(m.killEngine())
+	require.Equal(t, 1, folders())
+	for filters, want := range map[string]int{`{"label":["x"]}`: 1, `{"until":["1h"]}`: 1} {
+		m.do("POST", "/images/prune?"+url.Values{"filters": {filters}}.Encode(), nil)
+		require.Equal(t, want, folders(), filters)
+	}
+	require.Contains(t, m.do("POST", "/images/prune", nil), `"SpaceReclaimed":4`)
+	require.Zero(t, folders())
 }

@@ -53,7 +53,8 @@ type Pruned struct {
 	Bytes   int64
 }
 
-// pruneImages removes images that no container uses. One that comes into use meanwhile stays.
+// pruneImages removes images that no container uses, and what pulls have left that ended without one. An image that comes
+// into use meanwhile stays.
 func (e *Engine) pruneImages(j *Job, in PruneImagesIn) (Pruned, error) {
 	var out Pruned
 	before, err := e.images.Usage()
@@ -74,6 +75,15 @@ func (e *Engine) pruneImages(j *Job, in PruneImagesIn) (Pruned, error) {
 			return out, err
 		}
 		out.Removed = append(out.Removed, gone...)
+	}
+	if in.Want(nil) {
+		age := time.Duration(0)
+		if !in.Until.IsZero() {
+			age = time.Since(in.Until)
+		}
+		if err := e.images.ForgetPulls(age); err != nil {
+			return out, err
+		}
 	}
 	after, err := e.images.Usage()
 	out.Bytes = before.Layers - after.Layers
