@@ -47,6 +47,7 @@ func (d *document) bad(section, key, format string, args ...any) bool {
 }
 
 func (d *document) checkGlobals(c *Config) {
+	d.checkListen("listen", "", c.Listen) // what is wrong in it matches nothing: ports stay closed there
 	for _, name := range sortedKeys(c.Network) {
 		n := c.Network[name]
 		if name != "default" {
@@ -125,6 +126,9 @@ func (d *document) checkContainer(c Config, name string, ct Container) bool {
 		if _, err := ParsePort(p); err != nil {
 			return d.bad(section, "ports", "port %q: %v", p, err)
 		}
+	}
+	if !d.checkListen(section, "listen", ct.Listen) {
+		return false
 	}
 	for _, dev := range ct.Devices {
 		if _, err := ParseDevice(dev); err != nil {

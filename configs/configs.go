@@ -19,6 +19,7 @@ const DefaultPath = "/etc/coble/coble.toml"
 // Config is the whole file.
 type Config struct {
 	Hostname  string               `toml:"hostname"`
+	Listen    Listen               `toml:"listen"` // where published ports are reached from
 	Storage   Storage              `toml:"storage"`
 	Boot      Boot                 `toml:"boot"`
 	Logs      Logs                 `toml:"logs"`
@@ -98,6 +99,7 @@ type Container struct {
 	Mounts      []string          `toml:"mounts"`  // host:container[:ro]
 	Tmpfs       []string          `toml:"tmpfs"`   // path[:options]
 	Ports       []string          `toml:"ports"`   // [ip:]host:container[/tcp|/udp]
+	Listen      Listen            `toml:"listen"`  // where its ports are reached from; empty: as the file says for all
 	Network     string            `toml:"network"` // bridge (default), host, none
 	Hostname    string            `toml:"hostname"`
 	WorkingDir  string            `toml:"working_dir"`

@@ -66,6 +66,9 @@ func TestMistakes(t *testing.T) {
 		{"bad restart", `"always"`, `"allways"`, `coble.toml:19:1: restart "allways" is not known`, "web"},
 		{"bad mount", `:ro"`, `:rx"`, `unknown option "rx"`, "web"},
 		{"bad subnet", `10.88.0.0/24`, `10.88.0/24`, `coble.toml:4:1: subnet "10.88.0/24" is no IPv4 prefix`, ""},
+		{"bad listen", `hostname = "gateway"`, `listen = ["lan", "br lan"]`, `coble.toml:1:1: listen "br lan" is neither an address nor a link`, ""},
+		{"bad listen of one", "pids      = 64", `listen = ""`, `coble.toml:17:1: listen "" is neither`, "web"},
+		{"listen of a wrong type", "pids      = 64", `listen = [5]`, `coble.toml:17:`, "web"},
 		{"two containers with one name", `[container.broker]`, `[container.web]`, `coble.toml:22:`, "web"},
 	}
 	for _, r := range rows {
@@ -97,6 +100,26 @@ func TestPortsOfAddresses(t *testing.T) {
 	require.Empty(t, problems)
 	_, problems = Parse("x", []byte(strings.Replace(two, `image = "broker"`, "image = \"broker\"\nports = [\"80:80\"]", 1)))
 	require.Len(t, problems, 1)
+}
+
+func TestListen(t *testing.T) {
+	c, problems := Parse("x", []byte("listen = \"lan\"\n[container.aa]\nimage = \"a\"\nlisten = [\"br-lan\", \"10.0.0.1\", \"::\"]\n"))
+	require.Empty(t, problems)
+	require.Equal(t, Listen{"lan"}, c.Listen)
+	require.Equal(t, Listen{"br-lan", "10.0.0.1", "::"}, c.Container["aa"].Listen)
+}
+
+// A machine with one link has nothing but that; one with more keeps its ports off those that lead to the world.
+func TestUplinks(t *testing.T) {
+	for text, want := range map[string][]string{
+		"[uplink.eth0]\ndhcp = true\n":                                           nil,
+		"[uplink.eth0]\ndhcp = true\n[uplink.eth1]\naddress = \"10.0.0.1/24\"\n": {"eth0"},
+		"[uplink.eth0]\naddress = \"10.1.0.2/24\"\ngateway = \"10.1.0.1\"\n[uplink.eth1]\naddress = \"10.0.0.1/24\"\n[uplink.ppp0]\ndhcp = true\n": {"eth0", "ppp0"},
+	} {
+		c, problems := Parse("x", []byte(text))
+		require.Empty(t, problems)
+		require.Equal(t, want, c.Uplinks(), text)
+	}
 }
 
 func TestSamples(t *testing.T) {

@@ -61,6 +61,15 @@ func inNamespace(t *testing.T) {
 	require.NoError(t, netlink.LinkSetUp(lo))
 }
 
+// noBridgeNetfilter switches off in the test's namespace what nobody but other engines switches on.
+func noBridgeNetfilter(t *testing.T) {
+	for _, f := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
+		if _, err := os.Stat("/proc/sys/" + f); err == nil {
+			require.NoError(t, sysctl(f, "0"))
+		}
+	}
+}
+
 // container starts a server in a namespace of its own and plugs it in.
 func container(t *testing.T, h *Host, n Network, hostIf, addr string) int {
 	cmd := exec.Command("/proc/self/exe")
@@ -321,9 +330,7 @@ func udpFrame(to, from net.HardwareAddr, src, dst netip.AddrPort) []byte {
 // whose containers keep apart; the host reaches all of them.
 func TestWhoReachesWhom(t *testing.T) {
 	inNamespace(t)
-	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
-		require.NoError(t, sysctl("net/bridge/bridge-nf-call-iptables", "0")) // nobody but other engines switches it on
-	}
+	noBridgeNetfilter(t)
 	h := New("cobletest")
 	open, other, internal, apart, six := testNetwork("tbr0", "10.99.0.0/24"), testNetwork("tbr1", "10.99.1.0/24"),
 		testNetwork("tbr2", "10.99.2.0/24"), testNetwork("tbr3", "10.99.3.0/24"), testNetwork("tbr4", "10.99.4.0/24")

@@ -19,14 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Port is a published port: what reaches the host there goes to a container.
-type Port struct {
-	Proto    string     // tcp or udp
-	HostIP   netip.Addr // invalid or unspecified: every address of the host's
-	HostPort uint16
-	To       netip.AddrPort
-}
-
 // Network is a bridge whose containers are let out, published and kept apart.
 type Network struct {
 	Bridge     string
@@ -217,8 +209,9 @@ func (b *batch) rule(c *nftables.Chain, exprs ...[]expr.Any) {
 //
 //	set bridges { … }  set internal { … }  set same { pairs of a bridge with itself, where containers may reach each other }
 //	chain private   { type filter hook prerouting priority raw; iifname @bridges ip daddr 127.0.0.0/8 drop }
-//	chain publish   { type nat hook prerouting priority dstnat; fib daddr type local dnat to meta l4proto . [ip daddr .] th dport map @… }
-//	chain local     { type nat hook output priority dstnat; the same }
+//	chain publish   { type nat hook prerouting priority dstnat; fib daddr type local dnat to meta l4proto . [ip daddr .] th dport map @…;
+//	                  for each Listen: iifname [!=] @links-N or ip daddr @addresses-N before that, and a map @ports-N }
+//	chain local     { type nat hook output priority dstnat; the same, of any link }
 //	chain masquerade{ type nat hook postrouting priority srcnat; for each network: ip saddr SUBNET oifname != BRIDGE masquerade;
 //	                  ip saddr SUBNET oifname BRIDGE ct status dnat masquerade; then ip saddr 127.0.0.0/8 oifname @bridges masquerade }
 //	chain forward   { type filter hook forward priority filter; iifname . oifname @same accept; iifname @internal drop;
@@ -238,7 +231,7 @@ func (b *batch) build() error {
 	}
 	publish := b.chain("publish", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
 	local := b.chain("local", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
-	if err := b.ports(publish, local); err != nil {
+	if err := b.publish(publish, local); err != nil {
 		return err
 	}
 	masq := b.chain("masquerade", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
@@ -281,8 +274,8 @@ func (b *batch) sets() (internal, same *nftables.Set, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	b.ours = &nftables.Set{Table: b.t, Name: "bridges", KeyType: nftables.TypeIFName}
-	internal = &nftables.Set{Table: b.t, Name: "internal", KeyType: nftables.TypeIFName}
+	b.ours = &nftables.Set{Table: b.t, Name: "bridges", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
+	internal = &nftables.Set{Table: b.t, Name: "internal", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 	same = &nftables.Set{Table: b.t, Name: "same", KeyType: pair, Concatenation: true}
 	var all, closed, pairs []nftables.SetElement
 	for _, n := range b.r.Networks {
@@ -300,63 +293,6 @@ func (b *batch) sets() (internal, same *nftables.Set, err error) {
 	}
 	return internal, same, nil
 }
-
-// ports writes the two maps, and the rules that look into them.
-func (b *batch) ports(chains ...*nftables.Chain) error {
-	address, size := nftables.TypeIPAddr, uint32(4)
-	if b.six() {
-		address, size = nftables.TypeIP6Addr, 16
-	}
-	anyKey, err1 := nftables.ConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
-	addrKey, err2 := nftables.ConcatSetType(nftables.TypeInetProto, address, nftables.TypeInetService)
-	target, err3 := nftables.ConcatSetType(address, nftables.TypeInetService)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return err
-	}
-	var onAny, onAddr []nftables.SetElement
-	for _, p := range b.r.Ports {
-		if p.To.Addr().Is6() != b.six() {
-			continue
-		}
-		proto := byte(unix.IPPROTO_TCP)
-		if p.Proto == "udp" {
-			proto = unix.IPPROTO_UDP
-		}
-		e := nftables.SetElement{Val: slices.Concat(p.To.Addr().AsSlice(), padPort(p.To.Port()))}
-		if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
-			e.Key = slices.Concat([]byte{proto, 0, 0, 0}, p.HostIP.AsSlice(), padPort(p.HostPort))
-			onAddr = append(onAddr, e)
-		} else {
-			e.Key = slices.Concat([]byte{proto, 0, 0, 0}, padPort(p.HostPort))
-			onAny = append(onAny, e)
-		}
-	}
-	addrMap := &nftables.Set{Table: b.t, Name: "ports-of-address", IsMap: true, Concatenation: true, KeyType: addrKey, DataType: target}
-	anyMap := &nftables.Set{Table: b.t, Name: "ports", IsMap: true, Concatenation: true, KeyType: anyKey, DataType: target}
-	if err := errors.Join(b.AddSet(addrMap, onAddr), b.AddSet(anyMap, onAny)); err != nil {
-		return fmt.Errorf("write port map: %w", err)
-	}
-	proto := &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0}
-	port := func(register uint32) expr.Any {
-		return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
-	}
-	dnat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(b.family), RegAddrMin: reg0, RegProtoMin: reg0 + size/4, Specified: true}
-	_, daddr := b.offsets()
-	for _, c := range chains {
-		b.rule(c, isLocal(), []expr.Any{
-			proto, &expr.Payload{DestRegister: reg0 + 1, Base: expr.PayloadBaseNetworkHeader, Offset: daddr, Len: size},
-			port(reg0 + 1 + size/4), lookup(addrMap), dnat,
-		})
-		b.rule(c, isLocal(), []expr.Any{proto, port(reg0 + 1), lookup(anyMap), dnat})
-	}
-	return nil
-}
-
-func lookup(s *nftables.Set) expr.Any {
-	return &expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}
-}
-
-func padPort(p uint16) []byte { return append(binaryutil.BigEndian.PutUint16(p), 0, 0) }
 
 // isLocal matches packets to an address of the host's own.
 func isLocal() []expr.Any {

@@ -50,6 +50,9 @@ type Options struct {
 type NetworkOptions struct {
 	Subnet string // CIDR; empty: 10.88.0.0/16, or the next free /16 where the host routes that already
 	MTU    int    // 0: the kernel's default
+	// Listen is where published ports are reached from (netcfg.Where); empty: everywhere, or where Uplinks are named from all
+	// links but those and the ones with a default route.
+	Listen, Uplinks []string
 }
 
 // LogOptions bound a container's log unless the container says otherwise.
@@ -69,6 +72,7 @@ type Engine struct {
 	net      *netcfg.Host
 	networks *networks.Registry
 	loose    sync.Once // it was told that containers can have each other's addresses
+	listen   listenRules
 	keeper   *keeperLink
 	jobs     jobTable
 	events   eventLog

@@ -29,6 +29,7 @@ func (e *Engine) launch(j *Job, in LaunchIn) (any, error) {
 	e.launching.Lock()
 	defer e.launching.Unlock()
 	e.setRules(rulesOf(in.Config, in.Problems))
+	e.setListen(in.Config)
 	defer e.collectSoon()
 	spoiled := map[string]bool{}
 	for _, p := range in.Problems {

@@ -26,6 +26,7 @@ func (e *Engine) openNetwork() error {
 		return err
 	}
 	e.net = netcfg.New(e.name)
+	e.listen.names, e.listen.uplinks = e.o.Network.Listen, e.o.Network.Uplinks
 	e.networks, err = networks.Open(networks.Options{
 		DB: e.store.Durable, FixID: func(name string) string { return hashString(e.id + "/network/" + name) },
 		Bridge: e.bridgeName(), Subnet: subnet, MTU: e.o.Network.MTU,
@@ -312,7 +313,7 @@ func (e *Engine) applyNetwork() error {
 	e.applying.Lock()
 	defer e.applying.Unlock()
 	c := netcfg.Config{Links: map[string]netcfg.Link{}}
-	used := false
+	used, where := false, e.newPlaces()
 	for _, ct := range e.all() {
 		v := ct.view()
 		if !isRunning(v.State) && !v.State.Starting {
@@ -323,7 +324,11 @@ func (e *Engine) applyNetwork() error {
 			c.Links[end.HostIf] = linkOf(v.Spec, end)
 			used = used || end.Name == networks.Default
 		}
-		c.Ports = append(c.Ports, e.portTargets(v, ends)...)
+		ports, err := e.portTargets(v, ends, where)
+		if err != nil {
+			return err
+		}
+		c.Ports = append(c.Ports, ports...)
 	}
 	for _, n := range e.networks.All() {
 		if n.Driver != "bridge" || n.Name == networks.Default && !used && !netcfg.Exists(e.bridgeName()) {
@@ -338,6 +343,7 @@ func (e *Engine) applyNetwork() error {
 	if err := e.net.Set(c); err != nil {
 		return err
 	}
+	where.told()
 	if err := e.net.Loose(); err != nil {
 		e.loose.Do(func() { e.Problem(err.Error()) })
 	}
@@ -363,7 +369,7 @@ func freeToSend(spec store.Spec) bool {
 }
 
 // portTargets are where the container's published ports lead: to its address in the network of its default route.
-func (e *Engine) portTargets(v View, ends []store.End) []netcfg.Port {
+func (e *Engine) portTargets(v View, ends []store.End, where *places) ([]netcfg.Port, error) {
 	route4, route6 := e.defaultRoutes(v.Spec, ends)
 	var ports []netcfg.Port
 	for _, end := range ends {
@@ -374,6 +380,11 @@ func (e *Engine) portTargets(v View, ends []store.End) []netcfg.Port {
 		for _, p := range v.State.Ports {
 			ip, _ := netip.ParseAddr(p.HostIP)
 			to := netcfg.Port{Proto: p.Proto, HostIP: ip, HostPort: p.HostPort}
+			if followsListen(p) {
+				if to.Listen, err = where.of(v.Listen); err != nil {
+					return nil, err
+				}
+			}
 			if end.V4.IsValid() && n.Gateway4 == route4 && !ip.Is6() {
 				to.To = netip.AddrPortFrom(end.V4.Addr(), p.ContainerPort)
 				ports = append(ports, to)
@@ -384,5 +395,5 @@ func (e *Engine) portTargets(v View, ends []store.End) []netcfg.Port {
 			}
 		}
 	}
-	return ports
+	return ports, nil
 }

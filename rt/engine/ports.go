@@ -37,7 +37,10 @@ func (e *Engine) reservePorts(c *ctr, ends []store.End) ([]store.PortLease, erro
 	for port, bindings := range published(c.spec()) {
 		for _, b := range bindings {
 			lease := store.PortLease{Proto: string(port.Proto()), ContainerPort: port.Num()}
-			if ip := orAddr(b.HostIP, usual); ip.IsValid() && !ip.IsUnspecified() {
+			switch ip := orAddr(b.HostIP, usual); {
+			case ip.IsValid() && ip.IsUnspecified():
+				lease.Everywhere = true
+			case ip.IsValid():
 				lease.HostIP = ip.String()
 			}
 			low, high, err := hostPorts(b.HostPort)

@@ -20,7 +20,7 @@ import (
 
 // FromSection turns a section of the TOML file into a request.
 func FromSection(name string, c configs.Container) (Create, error) {
-	in := Create{Name: name, Origin: "container." + name, Hash: hashOf(c)}
+	in := Create{Name: name, Origin: "container." + name, Hash: hashOf(c), Listen: c.Listen}
 	in.Config = container.Config{
 		Image: c.Image, Entrypoint: c.Entrypoint, Cmd: c.Command, Labels: c.Labels, Hostname: c.Hostname, WorkingDir: c.WorkingDir,
 		User: c.User, StopSignal: c.StopSignal, StopTimeout: c.StopSeconds,

@@ -57,6 +57,8 @@ type Spec struct {
 	OriginHash string `json:",omitempty"`
 	// Leases are the container's addresses, by the network's id, given at its first start there and kept until it leaves.
 	Leases map[string]Lease `json:",omitempty"`
+	// Listen is where its ports are reached from that name no address (netcfg.Where); empty: as the engine says for all.
+	Listen []string `json:",omitempty"`
 	// Address is that in the default network, of coble before there were others.
 	Address string `json:",omitempty"`
 	// WantRunning is what the user last asked for; a boot starts containers by it and their restart policy.
@@ -117,6 +119,7 @@ type End struct {
 type PortLease struct {
 	Proto         string
 	HostIP        string // empty: every address
+	Everywhere    bool   `json:",omitempty"` // that was said (-p 0.0.0.0:…), so Listen does not count
 	HostPort      uint16
 	ContainerPort uint16
 }
