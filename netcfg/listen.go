@@ -2,6 +2,7 @@ package netcfg
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -71,6 +72,22 @@ func Uplinks() ([]string, error) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
+}
+
+// Entries are the links that others may come in through: all of the host's but loopback, ports of bridges and bonds, and
+// engines' bridges.
+func Entries() ([]string, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var names []string
+	for _, link := range links {
+		if a := link.Attrs(); a.MasterIndex == 0 && a.Group != nft.LinkGroup && a.Flags&net.FlagLoopback == 0 {
+			names = append(names, a.Name)
+		}
+	}
+	return names, nil
 }
 
 // settle is how long a change of links or routes is left alone, since one seldom comes alone.

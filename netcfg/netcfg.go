@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/netcfg/hostfw"
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
@@ -50,6 +51,7 @@ type Host struct {
 	links *nft.Links         // whose frames are looked at
 	known map[string]Link    // the links in that table; nil before it was looked for; guarded by mu
 	loose error              // why frames cannot be looked at; guarded by mu
+	guard *[2]bool           // forwarding of IPv4 and IPv6 was off before; nil before that was looked for; guarded by mu
 }
 
 // New describes what the engine of that name has; nothing is made before it is needed.
@@ -86,7 +88,41 @@ func (h *Host) Set(c Config) error {
 	if err := h.watchLinks(c.Links); err != nil {
 		return err
 	}
+	if err := h.leaveDecided(&r); err != nil {
+		return err
+	}
 	return nft.Apply(r)
+}
+
+// Firewalls reads what others' rules make of what is forwarded.
+func Firewalls() (*hostfw.Rules, error) { return hostfw.Read(nft.Ours) }
+
+// leaveDecided finds out whether another firewall decides what the host forwards, where coble would have to. Called with mu held.
+func (h *Host) leaveDecided(r *nft.Rules) error {
+	g, err := h.guards()
+	if err != nil || *g == [2]bool{} {
+		return err
+	}
+	others, err := Firewalls()
+	if err != nil {
+		return err
+	}
+	r.Decided4, r.Decided6 = g[0] && others.Closed(false), g[1] && others.Closed(true)
+	return nil
+}
+
+// guards says for which families forwarding was off before coble came, be it this engine or another that is still there.
+// Called with mu held.
+func (h *Host) guards() (*[2]bool, error) {
+	if h.guard != nil {
+		return h.guard, nil
+	}
+	own, _, err := nft.Guards(h.name)
+	if err != nil {
+		return nil, err
+	}
+	h.guard = &own
+	return h.guard, nil
 }
 
 // watchLinks takes over the table of links from an earlier engine. Later on links come and go one by one. Called with mu
@@ -195,6 +231,11 @@ func (h *Host) ensure(n Network) error {
 			return fmt.Errorf("set address %s of bridge %s: %w", p, n.Bridge, err)
 		}
 	}
+	if link.Attrs().Group != nft.LinkGroup {
+		if err := netlink.LinkSetGroup(link, nft.LinkGroup); err != nil {
+			return fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
+		}
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
 	}
@@ -232,30 +273,55 @@ func (h *Host) forward(n Network) error {
 		return nil
 	}
 	if n.V4.IsValid() {
-		if err := h.forwardFamily("net/ipv4/ip_forward", false, nil); err != nil {
+		if err := h.forwardFamily(false); err != nil {
 			return err
 		}
 	}
 	if !n.V6.IsValid() {
 		return nil
 	}
-	return h.forwardFamily("net/ipv6/conf/all/forwarding", true, keepAutoconf)
+	return h.forwardFamily(true)
 }
 
-func (h *Host) forwardFamily(key string, six bool, before func() error) error {
-	b, err := os.ReadFile("/proc/sys/" + key)
-	if err != nil || strings.TrimSpace(string(b)) == "1" {
+var forwardKeys = [2]string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
+
+// forwardFamily switches forwarding on for one family, of IPv6 if six. If it is on because of another engine, this one keeps the
+// guard too: either may go.
+func (h *Host) forwardFamily(six bool) error {
+	i := 0
+	if six {
+		i = 1
+	}
+	b, err := os.ReadFile("/proc/sys/" + forwardKeys[i])
+	if err != nil {
 		return err
 	}
-	if before != nil {
-		if err := before(); err != nil {
+	on := strings.TrimSpace(string(b)) == "1"
+	g, err := h.guards()
+	if err != nil {
+		return err
+	}
+	if on && !g[i] {
+		_, others, err := nft.Guards(h.name)
+		if err != nil || !others[i] {
 			return err
 		}
 	}
-	if err := nft.Guard(h.name, six); err != nil {
-		return err
+	if !g[i] || !on {
+		if err := nft.Guard(h.name, six); err != nil {
+			return err
+		}
+		g[i] = true
 	}
-	return sysctl(key, "1")
+	if on {
+		return nil
+	}
+	if six {
+		if err := keepAutoconf(); err != nil {
+			return err
+		}
+	}
+	return sysctl(forwardKeys[i], "1")
 }
 
 // keepAutoconf lets links that take their IPv6 address from router advertisements go on doing so when the host forwards
@@ -296,12 +362,40 @@ func Exists(link string) bool {
 // one, which older versions did not mark.
 func CleanUp(name, bridge string) error {
 	h := New(name)
-	err := errors.Join(nft.Remove(name), h.links.Remove())
+	err := errors.Join(stopForwarding(name), nft.Remove(name), h.links.Remove())
 	if l, lerr := netlink.LinkByName(bridge); lerr == nil && l.Attrs().Alias == "" && l.Type() == "bridge" {
 		err = errors.Join(err, netlink.LinkSetAlias(l, alias(name)))
 	}
 	_, derr := h.dropStale(Config{})
 	return errors.Join(err, derr)
+}
+
+// stopForwarding switches forwarding off again where it was off before, unless another engine needs it still, or a firewall
+// decides by now what is forwarded.
+func stopForwarding(name string) error {
+	own, _, err := nft.Guards(name)
+	if err != nil || own == [2]bool{} {
+		return err
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range links {
+		if a := l.Attrs(); a.Group == nft.LinkGroup && a.Alias != alias(name) {
+			return nil
+		}
+	}
+	others, err := Firewalls()
+	if err != nil {
+		return err
+	}
+	for i, key := range forwardKeys {
+		if own[i] && !others.Closed(i == 1) {
+			err = errors.Join(err, sysctl(key, "0"))
+		}
+	}
+	return err
 }
 
 // MACFor makes an address of the locally administered kind, the same each time for the same IP, so that a neighbour's

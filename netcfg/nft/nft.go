@@ -40,6 +40,24 @@ type Rules struct {
 	Table    string
 	Networks []Network
 	Ports    []Port
+	// Decided4 and Decided6 say that another firewall drops what is forwarded between links that it does not know. Then
+	// the guard is left to it: what it lets through is its owner's will.
+	Decided4, Decided6 bool
+}
+
+func (r Rules) decided(f nftables.TableFamily) bool {
+	if f == nftables.TableFamilyIPv6 {
+		return r.Decided6
+	}
+	return r.Decided4
+}
+
+// LinkGroup is that of the bridges of every engine (ip-link(8), group): the guards of several leave each other's alone.
+const LinkGroup = 0xc0b1e
+
+// Ours tells whether a table with these chains is one of coble's, of whichever engine.
+func Ours(_ string, chains []string) bool {
+	return slices.ContainsFunc(chains, func(c string) bool { return c == guardChain || strings.HasPrefix(c, markPrefix) })
 }
 
 const (
@@ -63,7 +81,7 @@ func (r Rules) families() []nftables.TableFamily {
 
 // hash is pure: what the tables do, in a few characters.
 func (r Rules) hash(guarded []bool) string {
-	lines := []string{"v2", fmt.Sprint(guarded)}
+	lines := []string{"v3", fmt.Sprint(guarded, r.Decided4, r.Decided6)}
 	for _, n := range r.Networks {
 		lines = append(lines, fmt.Sprint(n))
 	}
@@ -150,6 +168,29 @@ func Guard(table string, six bool) error {
 	return nil
 }
 
+// Guards tell for which families forwarding was off before this engine came, and before any other came that is still there.
+func Guards(table string) (own, others [2]bool, err error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return own, others, fmt.Errorf("reach nftables: %w", err)
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return own, others, fmt.Errorf("list nftables chains: %w", err)
+	}
+	for _, c := range chains {
+		i := slices.Index(bothFamilies, c.Table.Family)
+		switch {
+		case i < 0 || c.Name != guardChain:
+		case c.Table.Name == table:
+			own[i] = true
+		default:
+			others[i] = true
+		}
+	}
+	return own, others, nil
+}
+
 // Remove takes the tables away, if they are there.
 func Remove(table string) error {
 	conn, err := nftables.New()
@@ -217,7 +258,7 @@ func (b *batch) rule(c *nftables.Chain, exprs ...[]expr.Any) {
 //	chain forward   { type filter hook forward priority filter; iifname . oifname @same accept; iifname @internal drop;
 //	                  oifname @internal drop; oifname @bridges ct state established,related accept;
 //	                  oifname @bridges ct status dnat accept; oifname @bridges drop;
-//	                  [where forwarding was off before: iifname != @bridges oifname != @bridges drop] }
+//	                  [where forwarding was off before: iifgroup != LinkGroup oifgroup != LinkGroup drop] }
 //
 // What goes out of a bridge is left to the host's own rules.
 func (b *batch) build() error {
@@ -260,8 +301,8 @@ func (b *batch) build() error {
 	b.rule(forward, toOurs, established(), verdict(expr.VerdictAccept))
 	b.rule(forward, toOurs, dnatted(), verdict(expr.VerdictAccept))
 	b.rule(forward, toOurs, verdict(expr.VerdictDrop))
-	if b.guarded {
-		b.rule(forward, in(expr.MetaKeyIIFNAME, b.ours, true), in(expr.MetaKeyOIFNAME, b.ours, true), verdict(expr.VerdictDrop))
+	if b.guarded && !b.r.decided(b.family) {
+		b.rule(forward, otherGroup(expr.MetaKeyIIFGROUP), otherGroup(expr.MetaKeyOIFGROUP), verdict(expr.VerdictDrop))
 	}
 	return nil
 }
@@ -305,6 +346,11 @@ func isLocal() []expr.Any {
 // in matches a link's name against a set.
 func in(key expr.MetaKey, s *nftables.Set, not bool) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID, Invert: not}}
+}
+
+// otherGroup matches links that are no engine's bridges.
+func otherGroup(key expr.MetaKey) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(LinkGroup)}}
 }
 
 func oif(name string, op expr.CmpOp) []expr.Any {

@@ -67,10 +67,14 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	status := [][2]string{{"Backing Filesystem", i.Backing}, {"Chosen because", i.DriverReason}, {"Bridge", i.Bridge}, {"Subnet", i.Subnet}}
+	if i.Firewall != "" {
+		status = append(status, [2]string{"Firewall", i.Firewall})
+	}
 	return reply(w, http.StatusOK, system.Info{
 		ID: i.ID, Name: i.Name, ServerVersion: i.Version, DockerRootDir: i.Root,
 		Containers: i.Total, ContainersRunning: i.Running, ContainersPaused: i.Paused, ContainersStopped: i.Stopped, Images: i.Images,
-		Driver: i.Driver, DriverStatus: [][2]string{{"Backing Filesystem", i.Backing}, {"Chosen because", i.DriverReason}, {"Bridge", i.Bridge}, {"Subnet", i.Subnet}},
+		Driver: i.Driver, DriverStatus: status,
 		Plugins:     system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "local", "none"}},
 		MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true, IPv4Forwarding: true,
 		OomKillDisable: i.CgroupVersion == 1, NFd: i.Descriptors, NGoroutines: i.Goroutines, SystemTime: time.Now().Format(time.RFC3339Nano),
@@ -79,7 +83,7 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 		IndexServerAddress: "https://index.docker.io/v1/", RegistryConfig: &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{}},
 		Labels: []string{}, Runtimes: map[string]system.RuntimeWithStatus{"coble": {}}, DefaultRuntime: "coble", LiveRestoreEnabled: true,
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
-		CDISpecDirs: []string{}, Warnings: []string{},
+		CDISpecDirs: []string{}, Warnings: append([]string{}, i.Warnings...),
 	})
 }
 

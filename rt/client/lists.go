@@ -188,6 +188,7 @@ func infoVerb(*pflag.FlagSet) runner {
 			DriverStatus                                                                                                [][2]string
 			Containers, ContainersRunning, ContainersPaused, ContainersStopped, Images, NCPU                            int
 			MemTotal                                                                                                    int64
+			Warnings                                                                                                    []string
 		}
 		if err := a.call(ctx, "GET", "/info", nil, nil, &i); err != nil {
 			return err
@@ -211,6 +212,9 @@ func infoVerb(*pflag.FlagSet) runner {
 			{"Memory:", units.BytesSize(float64(i.MemTotal))},
 			{"ID:", i.ID},
 		}...))
+		for _, w := range i.Warnings {
+			fmt.Fprintln(a.out, "warning:", w)
+		}
 		return nil
 	}
 }

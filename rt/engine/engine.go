@@ -73,6 +73,7 @@ type Engine struct {
 	networks *networks.Registry
 	loose    sync.Once // it was told that containers can have each other's addresses
 	listen   listenRules
+	advised  advised
 	keeper   *keeperLink
 	jobs     jobTable
 	events   eventLog

@@ -26,6 +26,8 @@ type Info struct {
 	CPUs                             int
 	Memory                           int64 // bytes
 	Bridge, Subnet                   string
+	Firewall                         string   // whose guest coble is; empty: nobody's
+	Warnings                         []string // what keeps published ports from being reached
 	Goroutines, Descriptors, Waiting int
 }
 
@@ -58,6 +60,7 @@ func (e *Engine) info(*Job, struct{}) (Info, error) {
 		i.Descriptors = len(fds)
 	}
 	i.Memory = meminfo("MemTotal")
+	i.Firewall, i.Warnings = e.firewallInfo()
 	return i, nil
 }
 

@@ -70,7 +70,7 @@ func (p *places) of(own []string) (l netcfg.Listen, err error) {
 		return l, nil
 	}
 	if len(own) > 0 {
-		l, err = netcfg.Where(own, nil)
+		l, err = whereWithZones(own)
 	} else {
 		l.Except = true
 		l.Links, err = netcfg.Uplinks()
@@ -80,6 +80,15 @@ func (p *places) of(own []string) (l netcfg.Listen, err error) {
 	}
 	p.known[key] = l
 	return l, err
+}
+
+// whereWithZones also knows the zones of the host's firewall.
+func whereWithZones(names []string) (netcfg.Listen, error) {
+	rules, err := netcfg.Firewalls()
+	if err != nil {
+		return netcfg.Listen{}, err
+	}
+	return netcfg.Where(names, rules.Zones())
 }
 
 // followsListen tells whether listen counts for a port: it names no address.

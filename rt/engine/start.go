@@ -92,6 +92,7 @@ func (c *ctr) start(ctx context.Context) (err error) {
 	c.e.used(c.spec().ImageID)
 	c.emit(events.ActionStart, nil)
 	go c.watch(proc, false)
+	go c.e.checkFirewall(c)
 	return nil
 }
 

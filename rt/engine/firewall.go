@@ -1,0 +1,107 @@
+package engine
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg"
+)
+
+// advised is what was said already of the host's firewall.
+type advised struct {
+	mu    sync.Mutex
+	texts []string // guarded by mu
+}
+
+// way is a bridge that published ports lead to.
+type way struct {
+	bridge string
+	six    bool
+}
+
+// ways are those of a running container. A port that is published on loopback crosses no firewall.
+func (e *Engine) ways(c *ctr) (ways []way) {
+	ends := c.ends()
+	ports, err := e.portTargets(c.view(), ends, &places{known: map[string]netcfg.Listen{}})
+	if err != nil {
+		return nil
+	}
+	for _, p := range ports {
+		for _, end := range ends {
+			n, err := e.networks.Kernel(end.Network)
+			if err != nil || p.HostIP.IsLoopback() || p.To.Addr() != end.V4.Addr() && p.To.Addr() != end.V6.Addr() {
+				continue
+			}
+			if w := (way{n.Bridge, p.To.Addr().Is6()}); !slices.Contains(ways, w) {
+				ways = append(ways, w)
+			}
+		}
+	}
+	return ways
+}
+
+// firewall tells whose guest coble is, and what the owner must do for published ports to get through; both may be empty.
+func firewall(ways []way) (guest string, advice []string, err error) {
+	rules, err := netcfg.Firewalls()
+	if err != nil {
+		return "", nil, err
+	}
+	var names []string
+	for _, g := range rules.Guests() {
+		names = append(names, g.String())
+	}
+	if len(names) == 0 {
+		return "", nil, nil
+	}
+	links, err := netcfg.Entries()
+	if err != nil {
+		return "", nil, err
+	}
+	for _, w := range ways {
+		if text := rules.Advice(w.bridge, links, unix.IPPROTO_TCP, w.six); text != "" && !slices.Contains(advice, text) {
+			advice = append(advice, text)
+		}
+	}
+	return "guest of " + strings.Join(names, ", "), advice, nil
+}
+
+// checkFirewall says, once, what keeps a container's published ports from being reached.
+func (e *Engine) checkFirewall(c *ctr) {
+	ways := e.ways(c)
+	if len(ways) == 0 {
+		return
+	}
+	_, advice, err := firewall(ways)
+	if err != nil {
+		e.log.Warn("firewall", "err", err)
+	}
+	e.advised.mu.Lock()
+	defer e.advised.mu.Unlock()
+	for _, text := range advice {
+		if !slices.Contains(e.advised.texts, text) {
+			e.advised.texts = append(e.advised.texts, text)
+			e.Problem(text)
+		}
+	}
+}
+
+// firewallInfo is for `coble info`: of all ports that are published now, or else of the default network.
+func (e *Engine) firewallInfo() (guest string, advice []string) {
+	var all []way
+	for _, c := range e.all() {
+		if isRunning(c.view().State) {
+			all = append(all, e.ways(c)...)
+		}
+	}
+	if len(all) == 0 {
+		all = []way{{bridge: e.bridgeName()}}
+	}
+	guest, advice, err := firewall(all)
+	if err != nil {
+		return err.Error(), nil
+	}
+	return guest, advice
+}
