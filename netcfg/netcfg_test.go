@@ -498,6 +498,91 @@ func TestSpoofing(t *testing.T) {
 	require.NoError(t, dialFrom(t, thief, "10.99.0.2:80"))
 }
 
+// neighbourDiscovery is a frame with a message of it that no stack would send (RFC 4861), from and to, with the hop limit that
+// it must have, in as many hop-by-hop headers as want.
+func neighbourDiscovery(from, to net.HardwareAddr, src, dst netip.Addr, headers int, message []byte) []byte {
+	sum := uint32(0)
+	add := func(b []byte) {
+		for i := 0; i+1 < len(b); i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(b[i:]))
+		}
+	}
+	add(slices.Concat(src.AsSlice(), dst.AsSlice(), []byte{0, 0, 0, byte(len(message)), 0, 0, 0, unix.IPPROTO_ICMPV6}, message))
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	binary.BigEndian.PutUint16(message[2:], ^uint16(sum))
+	next, options := byte(unix.IPPROTO_ICMPV6), []byte{}
+	for range headers {
+		options = append([]byte{next, 0, 1, 4, 0, 0, 0, 0}, options...) // PadN
+		next = unix.IPPROTO_DSTOPTS
+	}
+	ip := []byte{0x60, 0, 0, 0, 0, byte(len(options) + len(message)), next, 255}
+	return slices.Concat(to, from, []byte{0x86, 0xdd}, ip, src.AsSlice(), dst.AsSlice(), options, message)
+}
+
+// TestSpoofedNeighbours: a container that says that another's IPv6 address is its own, or that it is a router, is not heard.
+func TestSpoofedNeighbours(t *testing.T) {
+	inNamespace(t)
+	h, n := testHost()
+	n.V6, n.Gateway6 = netip.MustParsePrefix("fd00:99::/64"), netip.MustParseAddr("fd00:99::1")
+	require.NoError(t, h.Set(Config{Networks: []Network{n}}))
+	victim, thief := container(t, h, n, "tv1", "fd00:99::2/64"), container(t, h, n, "tv2", "fd00:99::3/64")
+	container(t, h, n, "tv3", "fd00:99::4/64")
+	at := netip.MustParseAddr("fd00:99::2")
+	thiefs, victims, thirds := MACFor(netip.MustParseAddr("fd00:99::3")), MACFor(at), MACFor(netip.MustParseAddr("fd00:99::4"))
+	require.NoError(t, dialFrom(t, victim, "[fd00:99::4]:80"))
+	require.NoError(t, dialFrom(t, victim, "[fd00:99::3]:80"))
+	known := func(of string) (mac string) {
+		require.NoError(t, visit(t, victim, func() error {
+			list, err := netlink.NeighList(0, netlink.FAMILY_V6)
+			for _, n := range list {
+				if n.IP.Equal(net.ParseIP(of)) {
+					mac = n.HardwareAddr.String()
+				}
+			}
+			return err
+		}))
+		return mac
+	}
+	require.Equal(t, thirds.String(), known("fd00:99::4"))
+	advert := func(target netip.Addr, mac net.HardwareAddr) []byte { // solicited no, override yes
+		return slices.Concat([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, target.AsSlice(), []byte{2, 1}, mac)
+	}
+	own := netip.MustParseAddr("fd00:99::3")
+	for headers := range 3 {
+		send(t, thief, neighbourDiscovery(thiefs, victims, own, at, headers, advert(netip.MustParseAddr("fd00:99::4"), thiefs)))
+		require.Equal(t, thirds.String(), known("fd00:99::4"), "the victim believes the lie, in %d headers", headers)
+		send(t, thief, neighbourDiscovery(thiefs, victims, own, at, headers, advert(n.Gateway6, thiefs)))
+		require.NotEqual(t, thiefs.String(), known("fd00:99::1"))
+	}
+	// The same of its own address is heard: the test would notice the lie.
+	other := net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	send(t, thief, neighbourDiscovery(thiefs, victims, own, at, 1, advert(own, other)))
+	require.Equal(t, other.String(), known("fd00:99::3"))
+
+	routes := func() (list []netlink.Route) {
+		require.NoError(t, visit(t, victim, func() (err error) {
+			list, err = netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
+			return err
+		}))
+		return list
+	}
+	router := slices.Concat([]byte{134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0}, []byte{1, 1}, thiefs)
+	var local [16]byte
+	copy(local[:], []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0, thiefs[0] ^ 2, thiefs[1], thiefs[2], 0xff, 0xfe, thiefs[3], thiefs[4], thiefs[5]})
+	say := func() {
+		send(t, thief, neighbourDiscovery(thiefs, victims, netip.AddrFrom16(local), at, 0, slices.Clone(router)))
+		time.Sleep(200 * time.Millisecond)
+	}
+	say()
+	require.Empty(t, routes(), "the victim takes the thief for a router")
+	links := map[string]Link{"tv1": {}, "tv2": {}, "tv3": {}} // all free to send
+	require.NoError(t, New("cobletest").Set(Config{Networks: []Network{n}, Links: links}))
+	say()
+	require.NotEmpty(t, routes(), "the test would notice")
+}
+
 func TestChooseSubnet(t *testing.T) {
 	p, err := chooseSubnet(nil)
 	require.NoError(t, err)

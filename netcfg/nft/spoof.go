@@ -24,7 +24,8 @@ type Link struct {
 var ErrNoBridgeFilter = errors.New("containers can pretend to have each other's addresses: the kernel has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE, NFT_BRIDGE_META; are the modules loaded?)")
 
 // Links is the table in which a bridge's frames are looked at: what comes from a link and does not have its addresses is
-// dropped, be it IPv4, IPv6 or ARP; so is what is none of them. Links that are not in it may send anything.
+// dropped, be it IPv4, IPv6, ARP or an advertisement of a neighbour (RFC 4861); so is what is none of them, and what only routers
+// say. Of IPv6 a link also has the address that its kernel makes of its MAC address. Links that are not in it may send anything.
 type Links struct {
 	table                     *nftables.Table
 	links, macs, fours, sixes *nftables.Set
@@ -55,10 +56,21 @@ func (l *Links) elements(k Link) map[*nftables.Set][]nftables.SetElement {
 	if k.V4.IsValid() {
 		out[l.fours] = one(k.V4.AsSlice())
 	}
+	own := localAddr(k.MAC)
+	out[l.sixes] = one(own[:])
 	if k.V6.IsValid() {
-		out[l.sixes] = one(k.V6.AsSlice())
+		out[l.sixes] = append(out[l.sixes], one(k.V6.AsSlice())...)
 	}
 	return out
+}
+
+// localAddr is the link-local address of a MAC address (RFC 4291, appendix A).
+func localAddr(mac net.HardwareAddr) (a [16]byte) {
+	a[0], a[1] = 0xfe, 0x80
+	if len(mac) == 6 {
+		a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15] = mac[0]^2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]
+	}
+	return a
 }
 
 // Set makes the table one of these links, and writes nothing if it is that already.
@@ -94,7 +106,9 @@ func (l *Links) current(links []Link) bool {
 	want := map[*nftables.Set][]string{l.links: nil, l.macs: nil, l.fours: nil, l.sixes: nil}
 	for _, k := range links {
 		for s, elements := range l.elements(k) {
-			want[s] = append(want[s], string(elements[0].Key))
+			for _, e := range elements {
+				want[s] = append(want[s], string(e.Key))
+			}
 		}
 	}
 	c, err := nftables.New()
@@ -180,6 +194,21 @@ const (
 	arpSenderIP  = 14
 )
 
+// Types of neighbour discovery's messages (RFC 4861, 4.2 to 4.5); the target of an advertisement is 8 bytes in.
+const (
+	ndRouterAdvert   = 134
+	ndNeighborAdvert = 136
+	ndRedirect       = 137
+)
+
+func icmpv6(typ byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMPV6}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{typ}},
+	}
+}
+
 // rules writes, in nft's own words:
 //
 //	chain from { type filter hook prerouting priority filter;
@@ -189,7 +218,9 @@ const (
 //	  ether type arp iifname . arp saddr ether != @macs drop
 //	  ether type arp arp saddr ip 0.0.0.0 accept              # who asks whether an address is free
 //	  ether type arp iifname . arp saddr ip @ipv4 accept
-//	  ether type ip6 ip6 saddr fe80::/10 accept
+//	  ether type ip6 icmpv6 type nd-router-advert drop
+//	  ether type ip6 icmpv6 type nd-redirect drop
+//	  ether type ip6 icmpv6 type nd-neighbor-advert iifname . icmpv6 taddr != @ipv6 drop
 //	  ether type ip6 ip6 saddr :: accept                       # likewise
 //	  ether type ip6 iifname . ip6 saddr @ipv6 accept
 //	  drop }
@@ -221,7 +252,9 @@ func (l *Links) rules(c *nftables.Conn) {
 	rule(expr.VerdictDrop, is(unix.ETH_P_ARP), owned(l.macs, header, arpSenderMAC, 6, true))
 	rule(expr.VerdictAccept, is(unix.ETH_P_ARP), field(arpSenderIP, 4, make([]byte, 4)))
 	rule(expr.VerdictAccept, is(unix.ETH_P_ARP), owned(l.fours, header, arpSenderIP, 4, false))
-	rule(expr.VerdictAccept, is(unix.ETH_P_IPV6), addrIn(8, netip.MustParsePrefix("fe80::/10")))
+	rule(expr.VerdictDrop, is(unix.ETH_P_IPV6), icmpv6(ndRouterAdvert))
+	rule(expr.VerdictDrop, is(unix.ETH_P_IPV6), icmpv6(ndRedirect))
+	rule(expr.VerdictDrop, is(unix.ETH_P_IPV6), icmpv6(ndNeighborAdvert), owned(l.sixes, expr.PayloadBaseTransportHeader, 8, 16, true))
 	rule(expr.VerdictAccept, is(unix.ETH_P_IPV6), field(8, 16, make([]byte, 16)))
 	rule(expr.VerdictAccept, is(unix.ETH_P_IPV6), owned(l.sixes, header, 8, 16, false))
 	rule(expr.VerdictDrop)

@@ -22,6 +22,8 @@ func networkings() []mutant {
 		in("a firewall decides what its host forwards", "netcfg.go", "r.Decided4, r.Decided6 = g[0] && others.Closed(false), g[1] && others.Closed(true)", "_ = others", "TestGuests|TestFirewallComesLater"),
 		in("forwarding is off again after a clean-up", "netcfg.go", "err := errors.Join(stopForwarding(name), nft.Remove(name)", "err := errors.Join(nft.Remove(name)", "TestGuests"),
 		in("a drop of others' is believed", "hostfw/hostfw.go", "if t.sees(p) && !t.passes(p) {", "if t.sees(p) && !t.passes(p) && false {", "TestGuests"),
+		in("a neighbour advertises its own address", "nft/spoof.go", "owned(l.sixes, expr.PayloadBaseTransportHeader, 8, 16, true))", "owned(l.sixes, expr.PayloadBaseTransportHeader, 8, 16, false))", "TestSpoofedNeighbours"),
+		in("a container is no router", "nft/spoof.go", "rule(expr.VerdictDrop, is(unix.ETH_P_IPV6), icmpv6(ndRouterAdvert))", "", "TestSpoofedNeighbours"),
 		in("links that nobody wants go", "netcfg.go", "if !link && !bridge {", "if !link && !bridge || true {", "TestPublishedPorts|TestWhoReachesWhom"),
 		in("rules that are there are left alone", "nft/nft.go", "\tif current {\n\t\treturn nil\n\t}\n", "", "TestSetTwiceChangesNothing"),
 		{"net: no address is given out twice", "netcfg/ipam/ipam.go", `if p.byAddr[a] == "" && p.usable(a) {`, "if p.usable(a) {", "./netcfg/ipam", "."},
