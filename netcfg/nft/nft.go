@@ -100,14 +100,12 @@ func Apply(r Rules) error {
 		return fmt.Errorf("reach nftables: %w", err)
 	}
 	had := map[nftables.TableFamily][]string{}
-	var guarded []bool
 	for _, f := range bothFamilies {
 		if had[f], err = chainNames(conn, f, r.Table); err != nil {
 			return err
 		}
-		guarded = append(guarded, slices.Contains(had[f], guardChain))
 	}
-	mark := markPrefix + r.hash(guarded)
+	mark := markPrefix + r.hash(guarded(had))
 	current := true
 	for _, f := range bothFamilies {
 		wanted := slices.Contains(r.families(), f)
@@ -116,8 +114,32 @@ func Apply(r Rules) error {
 	if current {
 		return nil
 	}
+	if err := r.queue(conn, had); err != nil {
+		return err
+	}
+	if err := conn.Flush(); err != nil {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("write nftables table %s: %w: the kernel lacks a part (CONFIG_NF_TABLES, NFT_NAT, NFT_MASQ, NFT_FIB_IPV4, NFT_FIB_IPV6; are the modules loaded?)", r.Table, err)
+		}
+		return fmt.Errorf("write nftables table %s: %w", r.Table, err)
+	}
+	return nil
+}
+
+// guarded tells for each family whether these chains say that forwarding was off before.
+func guarded(had map[nftables.TableFamily][]string) (list []bool) {
+	for _, f := range bothFamilies {
+		list = append(list, slices.Contains(had[f], guardChain))
+	}
+	return list
+}
+
+// queue puts into conn what makes the tables do what r says, where these chains are in them.
+func (r Rules) queue(conn *nftables.Conn, had map[nftables.TableFamily][]string) error {
+	guards := guarded(had)
+	mark := markPrefix + r.hash(guards)
 	for i, f := range bothFamilies {
-		b := &batch{Conn: conn, r: r, family: f, guarded: guarded[i], t: &nftables.Table{Name: r.Table, Family: f}}
+		b := &batch{Conn: conn, r: r, family: f, guarded: guards[i], t: &nftables.Table{Name: r.Table, Family: f}}
 		wanted := slices.Contains(r.families(), f)
 		if !wanted && len(had[f]) == 0 {
 			continue
@@ -135,12 +157,6 @@ func Apply(r Rules) error {
 		if err := b.build(); err != nil {
 			return err
 		}
-	}
-	if err := conn.Flush(); err != nil {
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("write nftables table %s: %w: the kernel lacks a part (CONFIG_NF_TABLES, NFT_NAT, NFT_MASQ, NFT_FIB_IPV4, NFT_FIB_IPV6; are the modules loaded?)", r.Table, err)
-		}
-		return fmt.Errorf("write nftables table %s: %w", r.Table, err)
 	}
 	return nil
 }

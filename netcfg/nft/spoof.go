@@ -78,27 +78,30 @@ func (l *Links) Set(links []Link) error {
 	if l.current(links) {
 		return nil
 	}
-	err := l.change(func(c *nftables.Conn) error {
-		c.AddTable(l.table)
-		c.DelTable(l.table)
-		c.AddTable(l.table)
-		for _, s := range []*nftables.Set{l.links, l.macs, l.fours, l.sixes} {
-			if err := c.AddSet(s, nil); err != nil {
-				return err
-			}
-		}
-		l.rules(c)
-		for _, k := range links {
-			if err := l.each(k, c.SetAddElements); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := l.change(func(c *nftables.Conn) error { return l.queue(c, links) })
 	if errors.Is(err, unix.ENOENT) { // nothing that it needs has to be there but the kernel's parts
 		return ErrNoBridgeFilter
 	}
 	return err
+}
+
+// queue puts into c what makes the table one of these links.
+func (l *Links) queue(c *nftables.Conn, links []Link) error {
+	c.AddTable(l.table)
+	c.DelTable(l.table)
+	c.AddTable(l.table)
+	for _, s := range []*nftables.Set{l.links, l.macs, l.fours, l.sixes} {
+		if err := c.AddSet(s, nil); err != nil {
+			return err
+		}
+	}
+	l.rules(c)
+	for _, k := range links {
+		if err := l.each(k, c.SetAddElements); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // current tells whether the table is there with just these links.
@@ -148,9 +151,12 @@ func (l *Links) Drop(k Link) error {
 }
 
 func (l *Links) each(k Link, f func(*nftables.Set, []nftables.SetElement) error) error {
-	for s, e := range l.elements(k) {
-		if err := f(s, e); err != nil {
-			return err
+	elements := l.elements(k)
+	for _, s := range []*nftables.Set{l.links, l.macs, l.fours, l.sixes} {
+		if e := elements[s]; e != nil {
+			if err := f(s, e); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
