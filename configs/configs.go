@@ -74,6 +74,7 @@ type RegistryServe struct {
 type Network struct {
 	Subnet string `toml:"subnet"` // IPv4 prefix
 	MTU    int    `toml:"mtu"`    // bytes
+	Proxy  bool   `toml:"proxy"`  // ports are published by the engine itself, not by rules
 }
 
 // Uplink is one of the appliance's own links.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/coble-os/coble/netcfg/hostfw"
 	"github.com/coble-os/coble/netcfg/nft"
+	"github.com/coble-os/coble/netcfg/proxy"
 )
 
 // Network is one bridge network.
@@ -52,11 +53,14 @@ type Host struct {
 	known map[string]Link    // the links in that table; nil before it was looked for; guarded by mu
 	loose error              // why frames cannot be looked at; guarded by mu
 	guard *[2]bool           // forwarding of IPv4 and IPv6 was off before; nil before that was looked for; guarded by mu
+	lacks lack               // guarded by mu
+	why   string             // ports are published by the proxy; guarded by mu
+	proxy *proxy.Proxy
 }
 
 // New describes what the engine of that name has; nothing is made before it is needed.
 func New(name string) *Host {
-	return &Host{name: name, ready: map[string]Network{}, links: nft.NewLinks(name)}
+	return &Host{name: name, ready: map[string]Network{}, links: nft.NewLinks(name), proxy: proxy.New()}
 }
 
 // Loose says why containers are not kept from pretending to have each other's addresses; nil where they are.
@@ -88,10 +92,7 @@ func (h *Host) Set(c Config) error {
 	if err := h.watchLinks(c.Links); err != nil {
 		return err
 	}
-	if err := h.leaveDecided(&r); err != nil {
-		return err
-	}
-	return nft.Apply(r)
+	return h.apply(r)
 }
 
 // Firewalls reads what others' rules make of what is forwarded.
@@ -100,7 +101,7 @@ func Firewalls() (*hostfw.Rules, error) { return hostfw.Read(nft.Ours) }
 // leaveDecided finds out whether another firewall decides what the host forwards, where coble would have to. Called with mu held.
 func (h *Host) leaveDecided(r *nft.Rules) error {
 	g, err := h.guards()
-	if err != nil || *g == [2]bool{} {
+	if err != nil || g == [2]bool{} {
 		return err
 	}
 	others, err := Firewalls()
@@ -113,16 +114,18 @@ func (h *Host) leaveDecided(r *nft.Rules) error {
 
 // guards says for which families forwarding was off before coble came, be it this engine or another that is still there.
 // Called with mu held.
-func (h *Host) guards() (*[2]bool, error) {
+func (h *Host) guards() ([2]bool, error) {
 	if h.guard != nil {
-		return h.guard, nil
+		return *h.guard, nil
 	}
 	own, _, err := nft.Guards(h.name)
-	if err != nil {
-		return nil, err
+	if errors.Is(err, nft.ErrMissing) {
+		err = nil
 	}
-	h.guard = &own
-	return h.guard, nil
+	if err == nil {
+		h.guard = &own
+	}
+	return own, err
 }
 
 // watchLinks takes over the table of links from an earlier engine. Later on links come and go one by one. Called with mu
@@ -303,15 +306,25 @@ func (h *Host) forwardFamily(six bool) error {
 	}
 	if on && !g[i] {
 		_, others, err := nft.Guards(h.name)
+		if errors.Is(err, nft.ErrMissing) {
+			return nil
+		}
 		if err != nil || !others[i] {
 			return err
 		}
 	}
 	if !g[i] || !on {
-		if err := nft.Guard(h.name, six); err != nil {
+		if h.lacks == lacksAll {
+			return nil
+		}
+		err := nft.Guard(h.name, six)
+		if errors.Is(err, nft.ErrMissing) { // without a guard the host would be anybody's router
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-		g[i] = true
+		h.guard[i] = true
 	}
 	if on {
 		return nil
@@ -374,6 +387,9 @@ func CleanUp(name, bridge string) error {
 // decides by now what is forwarded.
 func stopForwarding(name string) error {
 	own, _, err := nft.Guards(name)
+	if errors.Is(err, nft.ErrMissing) {
+		return nil
+	}
 	if err != nil || own == [2]bool{} {
 		return err
 	}

@@ -30,11 +30,17 @@ type Rules struct {
 // Read reads the rules of all tables but those that ours names. A kernel without nftables has none.
 func Read(ours func(table string, chains []string) bool) (*Rules, error) {
 	conn, err := nftables.New(nftables.AsLasting())
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return &Rules{}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reach nftables: %w", err)
 	}
 	defer conn.CloseLasting()
 	chains, err := conn.ListChains()
+	if errors.Is(err, unix.EINVAL) { // nfnetlink.c: there is no nftables
+		return &Rules{}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list nftables chains: %w", err)
 	}

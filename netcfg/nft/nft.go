@@ -40,6 +40,8 @@ type Rules struct {
 	Table    string
 	Networks []Network
 	Ports    []Port
+	// NoNAT leaves out what changes addresses: ports are published otherwise, and what goes out keeps its address.
+	NoNAT bool
 	// Decided4 and Decided6 say that another firewall drops what is forwarded between links that it does not know. Then
 	// the guard is left to it: what it lets through is its owner's will.
 	Decided4, Decided6 bool
@@ -81,7 +83,7 @@ func (r Rules) families() []nftables.TableFamily {
 
 // hash is pure: what the tables do, in a few characters.
 func (r Rules) hash(guarded []bool) string {
-	lines := []string{"v3", fmt.Sprint(guarded, r.Decided4, r.Decided6)}
+	lines := []string{"v3", fmt.Sprint(guarded, r.Decided4, r.Decided6, r.NoNAT)}
 	for _, n := range r.Networks {
 		lines = append(lines, fmt.Sprint(n))
 	}
@@ -118,12 +120,23 @@ func Apply(r Rules) error {
 		return err
 	}
 	if err := conn.Flush(); err != nil {
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("write nftables table %s: %w: the kernel lacks a part (CONFIG_NF_TABLES, NFT_NAT, NFT_MASQ, NFT_FIB_IPV4, NFT_FIB_IPV6; are the modules loaded?)", r.Table, err)
-		}
-		return fmt.Errorf("write nftables table %s: %w", r.Table, err)
+		return fmt.Errorf("write nftables table %s: %w", r.Table, missing(err))
 	}
 	return nil
+}
+
+// ErrMissing says that the kernel has not what a table is made of.
+var ErrMissing = errors.New("the kernel lacks a part (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4, NFT_CT, NFT_NAT, NFT_MASQ, NFT_FIB_IPV4, NFT_FIB_IPV6; are the modules nf_tables, nft_ct, nft_chain_nat, nft_nat, nft_masq, nft_fib_ipv4 loaded?)")
+
+// missing adds ErrMissing to an answer that means it: no such family of sockets, no nftables among netfilter's subsystems
+// (nfnetlink.c: EINVAL to a question, EOPNOTSUPP to a transaction), no such kind of chain or expression.
+func missing(err error) error {
+	for _, e := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EINVAL} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", err, ErrMissing)
+		}
+	}
+	return err
 }
 
 // guarded tells for each family whether these chains say that forwarding was off before.
@@ -179,7 +192,7 @@ func Guard(table string, six bool) error {
 	t := conn.AddTable(&nftables.Table{Name: table, Family: familyOf(six)})
 	conn.AddChain(&nftables.Chain{Table: t, Name: guardChain})
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("write nftables table %s: %w", table, err)
+		return fmt.Errorf("write nftables table %s: %w", table, missing(err))
 	}
 	return nil
 }
@@ -192,7 +205,7 @@ func Guards(table string) (own, others [2]bool, err error) {
 	}
 	chains, err := conn.ListChains()
 	if err != nil {
-		return own, others, fmt.Errorf("list nftables chains: %w", err)
+		return own, others, fmt.Errorf("list nftables chains: %w", missing(err))
 	}
 	for _, c := range chains {
 		i := slices.Index(bothFamilies, c.Table.Family)
@@ -215,6 +228,9 @@ func Remove(table string) error {
 	}
 	tables, err := conn.ListTables()
 	if err != nil {
+		if err = missing(err); errors.Is(err, ErrMissing) {
+			return nil
+		}
 		return fmt.Errorf("list nftables tables: %w", err)
 	}
 	for _, t := range tables {
@@ -231,7 +247,7 @@ func Remove(table string) error {
 func chainNames(conn *nftables.Conn, f nftables.TableFamily, table string) ([]string, error) {
 	chains, err := conn.ListChainsOfTableFamily(f)
 	if err != nil {
-		return nil, fmt.Errorf("list nftables chains: %w", err)
+		return nil, fmt.Errorf("list nftables chains: %w", missing(err))
 	}
 	var names []string
 	for _, c := range chains {
@@ -286,6 +302,17 @@ func (b *batch) build() error {
 		private := b.chain("private", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
 		b.rule(private, in(expr.MetaKeyIIFNAME, b.ours, false), b.daddrIn(loopback4), verdict(expr.VerdictDrop))
 	}
+	if !b.r.NoNAT {
+		if err := b.nat(); err != nil {
+			return err
+		}
+	}
+	b.forward(internal, same)
+	return nil
+}
+
+// nat is the part of build that changes addresses.
+func (b *batch) nat() error {
 	publish := b.chain("publish", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
 	local := b.chain("local", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
 	if err := b.publish(publish, local); err != nil {
@@ -305,7 +332,11 @@ func (b *batch) build() error {
 	if !b.six() {
 		b.rule(masq, b.saddrIn(loopback4), in(expr.MetaKeyOIFNAME, b.ours, false), []expr.Any{&expr.Masq{}})
 	}
+	return nil
+}
 
+// forward is the part of build about who reaches whom.
+func (b *batch) forward(internal, same *nftables.Set) {
 	forward := b.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
 	toOurs := in(expr.MetaKeyOIFNAME, b.ours, false)
 	b.rule(forward, []expr.Any{
@@ -320,7 +351,6 @@ func (b *batch) build() error {
 	if b.guarded && !b.r.decided(b.family) {
 		b.rule(forward, otherGroup(expr.MetaKeyIIFGROUP), otherGroup(expr.MetaKeyOIFGROUP), verdict(expr.VerdictDrop))
 	}
-	return nil
 }
 
 var loopback4 = netip.MustParsePrefix("127.0.0.0/8")

@@ -185,7 +185,7 @@ func (l *Links) change(f func(c *nftables.Conn) error) error {
 		return fmt.Errorf("write nftables table %s of bridges: %w", l.table.Name, err)
 	}
 	err = c.Flush()
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT) {
 		return ErrNoBridgeFilter
 	}
 	if err != nil {

@@ -71,6 +71,9 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 	if i.Firewall != "" {
 		status = append(status, [2]string{"Firewall", i.Firewall})
 	}
+	if i.Proxied != "" {
+		status = append(status, [2]string{"Published ports", "by a proxy inside the engine: " + i.Proxied})
+	}
 	return reply(w, http.StatusOK, system.Info{
 		ID: i.ID, Name: i.Name, ServerVersion: i.Version, DockerRootDir: i.Root,
 		Containers: i.Total, ContainersRunning: i.Running, ContainersPaused: i.Paused, ContainersStopped: i.Stopped, Images: i.Images,

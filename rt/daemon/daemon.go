@@ -77,7 +77,7 @@ func newLog(o Options) *slog.Logger {
 func engineOptions(o Options, conf configs.Config, log *slog.Logger, trace *engine.BootTrace) engine.Options {
 	options := engine.Options{
 		Root: o.Root, Run: o.Run, Driver: o.Driver, Pool: conf.Storage.Pool, Log: log, Version: o.Version, Init: o.Init, Trace: trace,
-		Network:  engine.NetworkOptions{Subnet: conf.Network["default"].Subnet, MTU: conf.Network["default"].MTU},
+		Network:  engine.NetworkOptions{Subnet: conf.Network["default"].Subnet, MTU: conf.Network["default"].MTU, Proxy: conf.Network["default"].Proxy},
 		Registry: registry.Config{Insecure: conf.Registry.Insecure, Mirrors: conf.Registry.Mirrors, Agent: "coble/" + o.Version},
 		Logs:     engine.LogOptions{MaxSize: int64(conf.Logs.MaxSize), MaxFiles: conf.Logs.MaxFiles},
 	}

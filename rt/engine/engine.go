@@ -53,6 +53,7 @@ type NetworkOptions struct {
 	// Listen is where published ports are reached from (netcfg.Where); empty: everywhere, or where Uplinks are named from all
 	// links but those and the ones with a default route.
 	Listen, Uplinks []string
+	Proxy           bool // ports are published by the engine itself, whatever the kernel can do
 }
 
 // LogOptions bound a container's log unless the container says otherwise.
@@ -72,6 +73,7 @@ type Engine struct {
 	net      *netcfg.Host
 	networks *networks.Registry
 	loose    sync.Once // it was told that containers can have each other's addresses
+	lacking  sync.Once // it was told what the kernel has not
 	listen   listenRules
 	advised  advised
 	keeper   *keeperLink

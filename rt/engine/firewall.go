@@ -71,7 +71,7 @@ func firewall(ways []way) (guest string, advice []string, err error) {
 // checkFirewall says, once, what keeps a container's published ports from being reached.
 func (e *Engine) checkFirewall(c *ctr) {
 	ways := e.ways(c)
-	if len(ways) == 0 {
+	if len(ways) == 0 || e.net.Proxied() != "" { // what the host sends is not forwarded
 		return
 	}
 	_, advice, err := firewall(ways)
@@ -98,6 +98,9 @@ func (e *Engine) firewallInfo() (guest string, advice []string) {
 	}
 	if len(all) == 0 {
 		all = []way{{bridge: e.bridgeName()}}
+	}
+	if e.net.Proxied() != "" {
+		all = nil
 	}
 	guest, advice, err := firewall(all)
 	if err != nil {

@@ -27,6 +27,7 @@ type Info struct {
 	Memory                           int64 // bytes
 	Bridge, Subnet                   string
 	Firewall                         string   // whose guest coble is; empty: nobody's
+	Proxied                          string   // why ports are published by the engine itself; empty: they are not
 	Warnings                         []string // what keeps published ports from being reached
 	Goroutines, Descriptors, Waiting int
 }
@@ -61,6 +62,7 @@ func (e *Engine) info(*Job, struct{}) (Info, error) {
 	}
 	i.Memory = meminfo("MemTotal")
 	i.Firewall, i.Warnings = e.firewallInfo()
+	i.Proxied = e.net.Proxied()
 	return i, nil
 }
 

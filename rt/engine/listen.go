@@ -124,7 +124,7 @@ func (e *Engine) linksChanged() {
 		}
 	}
 	e.listen.mu.Lock()
-	same := len(now.known) == 0 || fmt.Sprint(now.known) == e.listen.last
+	same := len(now.known) == 0 || fmt.Sprint(now.known) == e.listen.last && e.net.Proxied() == "" // whose sockets are of one link, not of a name
 	e.listen.mu.Unlock()
 	if same {
 		return

@@ -26,6 +26,9 @@ func (e *Engine) openNetwork() error {
 		return err
 	}
 	e.net = netcfg.New(e.name)
+	if e.o.Network.Proxy {
+		e.net.UseProxy()
+	}
 	e.listen.names, e.listen.uplinks = e.o.Network.Listen, e.o.Network.Uplinks
 	e.networks, err = networks.Open(networks.Options{
 		DB: e.store.Durable, FixID: func(name string) string { return hashString(e.id + "/network/" + name) },
@@ -346,6 +349,9 @@ func (e *Engine) applyNetwork() error {
 	where.told()
 	if err := e.net.Loose(); err != nil {
 		e.loose.Do(func() { e.Problem(err.Error()) })
+	}
+	if err := e.net.Lacks(); err != nil {
+		e.lacking.Do(func() { e.Problem(err.Error()) })
 	}
 	return nil
 }

@@ -1,0 +1,125 @@
+package netcfg
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/coble-os/coble/netcfg/nft"
+	"github.com/coble-os/coble/netcfg/proxy"
+)
+
+// lack is how much of nftables the kernel has not.
+type lack int
+
+const (
+	lacksNothing lack = iota
+	lacksNAT
+	lacksAll
+)
+
+// UseProxy has ports published by the proxy, whatever the kernel can do. It is called before the first Set.
+func (h *Host) UseProxy() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.why = "the TOML file says so"
+}
+
+// Proxied says why ports are published by the proxy; "" if they are not.
+func (h *Host) Proxied() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.why
+}
+
+// Lacks says what containers do without because of the kernel; nil if nothing.
+func (h *Host) Lacks() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch h.lacks {
+	case lacksNAT:
+		return fmt.Errorf("containers reach no other machine under the host's address, and published ports go through a proxy: %w", nft.ErrMissing)
+	case lacksAll:
+		return fmt.Errorf("containers of different networks are not kept apart, reach no other machine under the host's address, and published ports go through a proxy: %w", nft.ErrMissing)
+	}
+	return nil
+}
+
+// apply writes the tables, as much of them as the kernel can have, and publishes ports by the proxy where they cannot. Called
+// with mu held.
+func (h *Host) apply(r nft.Rules) error {
+	ports := r.Ports
+	for h.lacks < lacksAll {
+		r.NoNAT = h.lacks == lacksNAT
+		if h.why != "" {
+			r.Ports = nil
+		}
+		err := h.leaveDecided(&r)
+		if err == nil {
+			err = nft.Apply(r)
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, nft.ErrMissing) {
+			return err
+		}
+		h.lacks++
+		h.why = "the kernel has no NAT by nftables"
+		if h.lacks == lacksAll {
+			h.why = "the kernel has no nftables"
+		}
+	}
+	if h.why == "" {
+		return nil
+	}
+	list, err := proxyPorts(ports)
+	if err != nil {
+		return err
+	}
+	return h.proxy.Set(list)
+}
+
+// proxyPorts are the sockets that published ports need. One that is reached through links has one on each of them that is
+// there, and on loopback, where the host's own connections come from.
+func proxyPorts(ports []Port) ([]proxy.Port, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var out []proxy.Port
+	for _, p := range ports {
+		all := netip.IPv4Unspecified()
+		if p.To.Addr().Is6() {
+			all = netip.IPv6Unspecified()
+		}
+		add := func(a netip.Addr, link int, share bool) {
+			out = append(out, proxy.Port{Proto: p.Proto, At: netip.AddrPortFrom(a, p.HostPort), Link: link, Share: share, To: p.To})
+		}
+		l := p.Listen
+		byLink := l.Except || len(l.Links) > 0
+		switch {
+		case p.HostIP.IsValid() && !p.HostIP.IsUnspecified():
+			add(p.HostIP, 0, false)
+			continue
+		case !byLink && len(l.Addrs) == 0:
+			add(all, 0, false)
+			continue
+		}
+		for _, a := range l.Addrs {
+			if a.Is6() == p.To.Addr().Is6() {
+				add(a, 0, byLink)
+			}
+		}
+		for _, link := range links {
+			a := link.Attrs()
+			if byLink && a.MasterIndex == 0 && (a.Name == "lo" || slices.Contains(l.Links, a.Name) != l.Except) {
+				add(all, a.Index, true)
+			}
+		}
+	}
+	return out, nil
+}
