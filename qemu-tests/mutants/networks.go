@@ -31,6 +31,7 @@ func networkings() []mutant {
 		{"net: a proxy's UDP clients are bounded", "netcfg/proxy/udp.go", "if p.flows >= maxFlows {", "if false {", "./netcfg/proxy", "TestMadeUpClients"},
 		{"net: a proxy's quiet clients go", "netcfg/proxy/udp.go", "if now.Sub(f.last) > quiet {", "if false {", "./netcfg/proxy", "TestUDP"},
 		{"net: UDP answers come from the address that was called", "netcfg/proxy/udp.go", "oob = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: f.who.at.As4()})", "_ = oob", "./netcfg/proxy", "TestUDP"},
+		in("who has a port of another address is not in the way", "holder.go", "everywhere := strings.Trim(host, \"0\") == \"\"", "everywhere := true", "TestHolder"),
 		in("links that nobody wants go", "netcfg.go", "if !link && !bridge {", "if !link && !bridge || true {", "TestPublishedPorts|TestWhoReachesWhom"),
 		in("rules that are there are left alone", "nft/nft.go", "\tif current {\n\t\treturn nil\n\t}\n", "", "TestSetTwiceChangesNothing"),
 		{"net: no address is given out twice", "netcfg/ipam/ipam.go", `if p.byAddr[a] == "" && p.usable(a) {`, "if p.usable(a) {", "./netcfg/ipam", "."},

@@ -1,9 +1,13 @@
 package daemon_test
 
 import (
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/moby/moby/api/types/network"
@@ -44,4 +48,20 @@ func publishAt(ip, port string) func(*request) {
 		r.HostConfig.NetworkMode = "bridge"
 		r.HostConfig.PortBindings = network.PortMap{network.MustParsePort("80/tcp"): {{HostIP: netip.MustParseAddr(ip), HostPort: port}}}
 	}
+}
+
+// TestPortInUse: whoever has a port that is asked for is named.
+func TestPortInUse(t *testing.T) {
+	m := newMachine(t, "")
+	m.loadBox()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	require.NoError(t, err)
+	comm, err := os.ReadFile("/proc/self/comm")
+	require.NoError(t, err)
+	status, text := m.call("POST", "/containers/"+m.create("web", publish(port), "sleep", "1000")+"/start", nil)
+	require.Equal(t, 409, status)
+	require.Contains(t, text, fmt.Sprintf("publish port %s/tcp: failed to bind host port 0.0.0.0:%s: address already in use by %s (pid %d)", port, port, strings.TrimSpace(string(comm)), os.Getpid()))
 }

@@ -108,7 +108,10 @@ func (e *Engine) freePort(id string, lease store.PortLease, low, high uint16) (u
 		return lease.HostPort, nil
 	}
 	if foreign {
-		return 0, fault.New(fault.Conflict, "failed to bind host port %s:%d: address already in use: another program on the host has it (ss -tulpn shows which)", orAny(lease.HostIP), low)
+		if holder = netcfg.Holder(lease.Proto, lease.HostIP, low); holder == "" {
+			holder = "a program that is not seen from here"
+		}
+		return 0, fault.New(fault.Conflict, "publish port %d/%s: failed to bind host port %s:%d: address already in use by %s", low, lease.Proto, orAny(lease.HostIP), low, holder)
 	}
 	if c := e.containers[holder]; c != nil {
 		holder = "container " + c.spec().Name
