@@ -1,0 +1,160 @@
+package dhcp
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Client is for one link and one family.
+type Client struct {
+	Link  string // its name
+	Index int
+	MAC   net.HardwareAddr
+	Host  string // tells servers this machine's name; empty: not
+	V6    bool
+	// Held is a lease that an earlier client got, nil for none: it is asked for again. Address and Until are enough.
+	Held *Lease
+	// Got is called by Run for each lease, renewed ones too, and with nil when one has run out or was taken back.
+	Got func(*Lease)
+	// Log hears of what goes wrong.
+	Log func(format string, args ...any)
+}
+
+type conn interface {
+	send(o *out) error
+	recv(buf []byte) ([]byte, error) // ends with an error after close
+	close()
+}
+
+// Run asks, and keeps asking, until ctx ends. What carrier sends makes it ask whether its lease still holds: the link was
+// down, and may be on another network now.
+func (c Client) Run(ctx context.Context, carrier <-chan struct{}) {
+	for pause := time.Second; ctx.Err() == nil; pause = min(2*pause, time.Minute) {
+		conn, m, err := c.open()
+		if err == nil {
+			err = c.exchange(ctx, conn, m, carrier)
+			c.Held = m.held
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		c.Log("dhcp on %s: %v; next try in %v", c.Link, err, pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (c Client) open() (conn, *machine, error) {
+	if c.V6 {
+		u, err := listenUDP("udp6", "[::]:546", c.Link)
+		return conn6{u, c.Index}, &machine{codec: newCodec6(c.MAC, c.Link), rand: rand.Uint32, held: c.Held}, err
+	}
+	conn, err := open4(c.Link, c.Index)
+	return conn, &machine{codec: codec4{c.MAC, c.Host}, rand: rand.Uint32, held: c.Held}, err
+}
+
+// exchange ends with an error of the socket's, or with ctx.
+func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan struct{}) error {
+	ended := context.AfterFunc(ctx, k.close)
+	defer func() { ended(); k.close() }()
+	heard, lost := make(chan []byte), make(chan error, 1)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for buf := make([]byte, 65536); ; {
+			b, err := k.recv(buf)
+			if err != nil {
+				lost <- err
+				return
+			}
+			select {
+			case heard <- append([]byte(nil), b...):
+			case <-stop:
+				return
+			}
+		}
+	}()
+	was := m.held
+	o := m.begin(time.Now())
+	for {
+		if m.held != was {
+			was = m.held
+			c.Got(was)
+		}
+		if o != nil {
+			if err := k.send(o); err != nil && m.tries == patience { // at first a link may not be ready
+				c.Log("dhcp on %s: send: %v", c.Link, err)
+			}
+		}
+		var timer <-chan time.Time
+		if !m.wake.IsZero() {
+			timer = time.After(time.Until(m.wake))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-lost:
+			return fmt.Errorf("receive: %w", err)
+		case b := <-heard:
+			o = m.hear(b, time.Now())
+		case <-carrier:
+			o = m.begin(time.Now())
+		case <-timer:
+			o = m.tick(time.Now())
+		}
+	}
+}
+
+// listenUDP opens a socket that sees one link only.
+func listenUDP(network, address, link string) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		cerr := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+			if err == nil {
+				err = unix.BindToDevice(int(fd), link)
+			}
+			if err == nil && network == "udp6" {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+			}
+		})
+		if cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	p, err := lc.ListenPacket(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	return p.(*net.UDPConn), nil
+}
+
+// conn6 speaks to all servers on the link, always: the option that lets clients send to one is seldom used and obsolete.
+type conn6 struct {
+	udp   *net.UDPConn
+	index int
+}
+
+func (c conn6) close() { c.udp.Close() }
+
+func (c conn6) send(o *out) error {
+	servers := netip.MustParseAddr("ff02::1:2").WithZone(strconv.Itoa(c.index)) // by its name package net would remember an old one
+	_, err := c.udp.WriteToUDPAddrPort(o.payload, netip.AddrPortFrom(servers, 547))
+	return err
+}
+
+func (c conn6) recv(buf []byte) ([]byte, error) {
+	n, _, err := c.udp.ReadFromUDPAddrPort(buf)
+	return buf[:n], err
+}

@@ -1,0 +1,219 @@
+// Package dhcp asks DHCP servers for one link's address, by IPv4 (RFC 2131) and IPv6 (RFC 8415, IA_NA), and keeps it for
+// as long as they let it. It sets nothing: a lease is plain data for the caller, who gives the address a lifetime so that
+// the kernel takes it away even when nobody is there to.
+//
+// One state machine serves both families: their exchanges differ in names and bytes only. It is a pure function of the
+// time, the messages that came in and its random numbers; sockets are in packet.go and client.go.
+package dhcp
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Lease is what a server gave.
+type Lease struct {
+	Address netip.Prefix // IPv6: always /128, the link's prefix is the router's to announce
+	Routes  []Route      // IPv4 only
+	DNS     []netip.Addr
+	Search  []string // domains, without the last dot
+	MTU     int      // bytes; 0: not given
+
+	// Times are zero in a lease for ever.
+	Renew, Rebind, Until time.Time
+
+	server []byte // IPv4: its address; IPv6: its DUID
+}
+
+// Route is a way that the server names; Via is not valid where the destination is on the link itself.
+type Route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
+
+// Same says whether two leases set the same things, times apart.
+func (l *Lease) Same(o *Lease) bool {
+	if l == nil || o == nil {
+		return l == o
+	}
+	return l.Address == o.Address && l.MTU == o.MTU && slices.Equal(l.Routes, o.Routes) && slices.Equal(l.DNS, o.DNS) && slices.Equal(l.Search, o.Search)
+}
+
+// setTimes fills in when to renew and rebind: what the server says if that makes sense, else half and 7/8 of the lease.
+func (l *Lease) setTimes(now time.Time, t1, t2, valid uint32) {
+	const forever = 1<<32 - 1
+	if valid == forever {
+		return
+	}
+	if t2 == 0 || t2 >= valid {
+		t2 = valid - valid/8
+	}
+	if t1 == 0 || t1 > t2 {
+		t1 = min(valid/2, t2)
+	}
+	at := func(s uint32) time.Time { return now.Add(time.Duration(s) * time.Second) }
+	l.Renew, l.Rebind, l.Until = at(t1), at(t2), at(valid)
+}
+
+// ask is what the client may say to servers.
+type ask int
+
+const (
+	askAny     ask = iota // who has an address? (DISCOVER, SOLICIT)
+	askOffered            // I take yours (REQUEST)
+	askSame               // may I still have this one? to all, as nobody knows whose it was (INIT-REBOOT; REBIND)
+	askRenew              // longer, to the server that gave it
+	askRebind             // longer, to all
+)
+
+// verdict is what servers may answer.
+type verdict int
+
+const (
+	offered verdict = iota
+	granted
+	refused
+)
+
+// codec writes and reads one family's messages.
+type codec interface {
+	// write makes a message. l is the lease in question, nil for askAny; since is how long this exchange lasts already.
+	write(a ask, xid uint32, l *Lease, since time.Duration) []byte
+	// read gives ok only for a well-formed answer to xid that is meant for this client.
+	read(b []byte, xid uint32, now time.Time) (v verdict, l Lease, ok bool)
+}
+
+type state int
+
+const (
+	selecting state = iota
+	requesting
+	rebooting
+	bound
+	renewing
+	rebinding
+)
+
+// machine is the client's side of an exchange.
+type machine struct {
+	codec codec
+	rand  func() uint32
+
+	state state
+	xid   uint32
+	began time.Time // of this exchange
+	tries int
+	wake  time.Time // zero: never
+	offer Lease
+	held  *Lease
+}
+
+// out is a message to send; server is valid where it goes to one server only.
+type out struct {
+	payload []byte
+	to      ask
+	lease   *Lease
+}
+
+// begin starts anew: when the client does, and when the link's carrier is back, for it may be another network's.
+func (m *machine) begin(now time.Time) *out {
+	if m.held != nil {
+		return m.enter(rebooting, now)
+	}
+	return m.enter(selecting, now)
+}
+
+func (m *machine) enter(s state, now time.Time) *out {
+	m.state, m.began, m.tries, m.xid = s, now, 0, m.rand()
+	return m.say(now)
+}
+
+// say sends what the state wants to say, and plans when to say it again.
+func (m *machine) say(now time.Time) *out {
+	o := &out{to: askAny}
+	m.wake = now.Add(m.backoff())
+	switch m.state {
+	case requesting:
+		o.to, o.lease = askOffered, &m.offer
+	case rebooting:
+		o.to, o.lease = askSame, m.held
+	case renewing:
+		o.to, o.lease = askRenew, m.held
+		m.wake = again(now, m.held.Rebind)
+	case rebinding:
+		o.to, o.lease = askRebind, m.held
+		m.wake = again(now, m.held.Until)
+	}
+	m.tries++
+	if m.held != nil && !m.held.Until.IsZero() && m.held.Until.Before(m.wake) {
+		m.wake = m.held.Until
+	}
+	o.payload = m.codec.write(o.to, m.xid, o.lease, now.Sub(m.began))
+	return o
+}
+
+// again is half of what remains until then, and a minute at least (RFC 2131, 4.4.5).
+func again(now, end time.Time) time.Time {
+	next := now.Add(max(end.Sub(now)/2, time.Minute))
+	if next.After(end) {
+		return end
+	}
+	return next
+}
+
+// backoff is 1, 2, 4 … 64 seconds, a tenth more or less, so that a street whose power is back does not ask in step.
+func (m *machine) backoff() time.Duration {
+	d := time.Second << min(m.tries, 6)
+	return d - d/10 + time.Duration(m.rand())*d/5>>32
+}
+
+// patience is how often a state asks before another is tried.
+const patience = 4
+
+// tick is called at wake.
+func (m *machine) tick(now time.Time) *out {
+	if m.held != nil && !m.held.Until.IsZero() && !now.Before(m.held.Until) {
+		m.held = nil
+		if m.state != selecting && m.state != requesting {
+			return m.enter(selecting, now)
+		}
+	}
+	switch m.state {
+	case bound:
+		return m.enter(renewing, now)
+	case renewing:
+		if !now.Before(m.held.Rebind) {
+			return m.enter(rebinding, now)
+		}
+	case requesting, rebooting:
+		if m.tries >= patience {
+			return m.enter(selecting, now)
+		}
+	}
+	return m.say(now)
+}
+
+// hear is called with what came in.
+func (m *machine) hear(b []byte, now time.Time) *out {
+	if m.state == bound {
+		return nil
+	}
+	v, l, ok := m.codec.read(b, m.xid, now)
+	switch {
+	case !ok:
+	case m.state == requesting && !bytes.Equal(l.server, m.offer.server), m.state == renewing && !bytes.Equal(l.server, m.held.server):
+		// another server than the one that was asked has no say
+	case v == offered && m.state == selecting:
+		m.offer = l
+		m.state, m.tries = requesting, 0 // the same exchange: its number stays (RFC 2131, 4.4.1)
+		return m.say(now)
+	case v == granted && m.state != selecting:
+		m.state, m.held, m.wake = bound, &l, l.Renew
+	case v == refused && m.state != selecting:
+		m.held = nil
+		return m.enter(selecting, now)
+	}
+	return nil
+}

@@ -1,0 +1,289 @@
+package dhcp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var hw = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+
+// server4 answers as a DHCP server would: with the message's number and hardware address.
+func server4(ask []byte, kind byte, options ...byte) []byte {
+	b := make([]byte, head4)
+	copy(b, ask[:head4])
+	b[0] = 2
+	copy(b[16:20], []byte{10, 0, 2, 15})
+	b = append(b, opt4Type, 1, kind, opt4Server, 4, 10, 0, 2, 2)
+	return append(append(b, options...), 255)
+}
+
+func lasting(seconds uint32) []byte {
+	return append([]byte{opt4Mask, 4, 255, 255, 255, 0, opt4Time, 4}, binary.BigEndian.AppendUint32(nil, seconds)...)
+}
+
+func typeOf(t *testing.T, o *out) byte {
+	require.NotNil(t, o)
+	return options4(o.payload)[opt4Type][0]
+}
+
+func newMachine() *machine {
+	n := uint32(0)
+	return &machine{codec: codec4{hw, "gateway"}, rand: func() uint32 { n++; return n }}
+}
+
+// bind brings a machine to a lease.
+func bind(t *testing.T, m *machine, now time.Time, seconds uint32) {
+	o := m.begin(now)
+	require.Equal(t, byte(discover4), typeOf(t, o))
+	o = m.hear(server4(o.payload, offer4, lasting(seconds)...), now)
+	require.Equal(t, byte(request4), typeOf(t, o))
+	require.Nil(t, m.hear(server4(o.payload, ack4, lasting(seconds)...), now))
+	require.Equal(t, "10.0.2.15/24", m.held.Address.String())
+}
+
+// A lease is renewed at half its time with its server, at 7/8 with any, and is gone at its end.
+func TestLifeOfALease(t *testing.T) {
+	now := time.Unix(1000, 0)
+	m := newMachine()
+	bind(t, m, now, 800)
+	require.Equal(t, now.Add(400*time.Second), m.wake)
+	o := m.tick(m.wake)
+	require.Equal(t, askRenew, o.to)
+	require.Equal(t, []byte{10, 0, 2, 15}, o.payload[12:16], "it asks from its address")
+	require.NotContains(t, options4(o.payload), byte(opt4Server))
+	require.Equal(t, now.Add(550*time.Second), m.wake, "again at half of what remains until T2")
+	o = m.tick(m.wake)
+	require.Equal(t, askRenew, o.to)
+	m.tick(m.wake)
+	o = m.tick(m.wake)
+	for ; o.to == askRenew; o = m.tick(m.wake) {
+		require.Less(t, m.wake, now.Add(701*time.Second))
+	}
+	require.Equal(t, askRebind, o.to)
+	require.NotNil(t, m.held)
+	for ; o.to == askRebind; o = m.tick(m.wake) {
+		require.NotNil(t, m.held)
+	}
+	require.Equal(t, byte(discover4), typeOf(t, o))
+	require.Nil(t, m.held, "the lease is over")
+
+	m = newMachine()
+	bind(t, m, now, 800)
+	o = m.tick(m.wake)
+	require.Nil(t, m.hear(server4(o.payload, ack4, lasting(800)...), now.Add(401*time.Second)))
+	require.Equal(t, now.Add(1201*time.Second), m.held.Until)
+	require.Equal(t, bound, m.state)
+}
+
+// Asking goes on with pauses of a minute at most, for ever.
+func TestNobodyAnswers(t *testing.T) {
+	m := newMachine()
+	now := time.Unix(1000, 0)
+	o := m.begin(now)
+	for range 50 {
+		require.Equal(t, byte(discover4), typeOf(t, o))
+		require.LessOrEqual(t, m.wake.Sub(now), 71*time.Second)
+		require.Greater(t, m.wake, now)
+		now = m.wake
+		o = m.tick(now)
+	}
+}
+
+// An offer that is not kept is forgotten.
+func TestOfferWithoutAnAnswer(t *testing.T) {
+	m := newMachine()
+	now := time.Unix(1000, 0)
+	o := m.begin(now)
+	o = m.hear(server4(o.payload, offer4, lasting(800)...), now)
+	for typeOf(t, o) == request4 {
+		o = m.tick(m.wake)
+	}
+	require.Equal(t, selecting, m.state)
+}
+
+// After carrier is back the address is asked for again, and kept if nobody is there to say no.
+func TestCarrierReturns(t *testing.T) {
+	now := time.Unix(1000, 0)
+	m := newMachine()
+	bind(t, m, now, 80000)
+	o := m.begin(now.Add(time.Second))
+	require.Equal(t, askSame, o.to)
+	require.Equal(t, []byte{10, 0, 2, 15}, options4(o.payload)[opt4Address])
+	require.Equal(t, []byte{0, 0, 0, 0}, o.payload[12:16])
+	for m.state == rebooting {
+		o = m.tick(m.wake)
+	}
+	require.Equal(t, byte(discover4), typeOf(t, o))
+	require.NotNil(t, m.held)
+
+	o = m.begin(now.Add(time.Minute))
+	o = m.hear(server4(o.payload, nak4), now.Add(time.Minute))
+	require.Equal(t, byte(discover4), typeOf(t, o))
+	require.Nil(t, m.held, "another network: the address is not for here")
+}
+
+func TestStrangersHaveNoSay(t *testing.T) {
+	now := time.Unix(1000, 0)
+	m := newMachine()
+	bind(t, m, now, 800)
+	o := m.tick(m.wake)
+	good := server4(o.payload, nak4)
+	for what, change := range map[string]func(b []byte){
+		"another server": func(b []byte) { b[len(b)-2]++ },
+		"another number": func(b []byte) { b[4]++ },
+		"another client": func(b []byte) { b[28]++ },
+		"a request":      func(b []byte) { b[0] = 1 },
+		"no cookie":      func(b []byte) { b[236]++ },
+	} {
+		b := append([]byte(nil), good...)
+		change(b)
+		require.Nil(t, m.hear(b, now), what)
+		require.NotNil(t, m.held, what)
+	}
+	m.hear(good, now)
+	require.Nil(t, m.held)
+}
+
+func TestLease4(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := codec4{hw, ""}
+	request := c.write(askAny, 7, nil, 0)
+	read := func(options ...byte) (Lease, bool) {
+		v, l, ok := c.read(server4(request, ack4, options...), 7, now)
+		if ok {
+			require.Equal(t, granted, v)
+		}
+		return l, ok
+	}
+	all := append(lasting(600), opt4Router, 4, 10, 0, 2, 2, opt4DNS, 8, 10, 0, 2, 3, 0, 0, 0, 0, opt4MTU, 2, 5, 0xdc)
+	l, ok := read(append(all, append([]byte{opt4Domain, 4}, "lan\x00"...)...)...)
+	require.True(t, ok)
+	require.Equal(t, "10.0.2.15/24 [{0.0.0.0/0 10.0.2.2}] [10.0.2.3] [lan] 1500", fmt.Sprint(l.Address, l.Routes, l.DNS, l.Search, l.MTU))
+	require.Equal(t, []time.Duration{300 * time.Second, 525 * time.Second, 600 * time.Second}, []time.Duration{l.Renew.Sub(now), l.Rebind.Sub(now), l.Until.Sub(now)})
+
+	l, ok = read(append(all, opt4Routes, 13, 0, 10, 0, 2, 9, 8, 11, 0, 0, 0, 0, 0, 0, 0, 0)...)
+	require.True(t, ok)
+	require.Equal(t, "[{0.0.0.0/0 10.0.2.2}]", fmt.Sprint(l.Routes), "routes that make no sense are none")
+	l, ok = read(append(all, opt4Routes, 14, 0, 10, 0, 2, 9, 8, 11, 0, 0, 0, 0, 0, 0, 0, 0)...)
+	require.True(t, ok)
+	require.Equal(t, "[{0.0.0.0/0 10.0.2.2}]", fmt.Sprint(l.Routes))
+	l, ok = read(append(all, opt4Routes, 11, 0, 10, 0, 2, 9, 8, 11, 0, 0, 0, 0)...)
+	require.True(t, ok)
+	require.Equal(t, "[{0.0.0.0/0 10.0.2.9} {11.0.0.0/8 invalid IP}]", fmt.Sprint(l.Routes))
+
+	l, ok = read(lasting(1<<32 - 1)...)
+	require.True(t, ok)
+	require.True(t, l.Until.IsZero() && l.Renew.IsZero(), "for ever")
+	for _, bad := range [][]byte{{}, lasting(1), {opt4Time, 4, 0, 0, 1, 0}, {opt4Mask, 4, 255, 0, 255, 0, opt4Time, 4, 0, 0, 1, 0}, {opt4Mask, 4, 0, 0, 0, 0, opt4Time, 4, 0, 0, 1, 0}} {
+		_, ok := read(bad...)
+		require.False(t, ok, "%v", bad)
+	}
+}
+
+func TestNames(t *testing.T) {
+	require.Equal(t, []string{"eng.lan", "x.lan"}, names([]byte("\x03eng\x03lan\x00\x01x\xc0\x04")))
+	require.Empty(t, names([]byte("\xc0\x00")), "a loop")
+	require.Empty(t, names([]byte("\x05a\nb c\x00")), "what would be lines of resolv.conf")
+	require.Empty(t, names([]byte("\x09ab")))
+}
+
+// answer6 makes of a client's message a server's answer.
+func answer6(ask []byte, kind byte, more func([]byte) []byte) []byte {
+	b := append([]byte{kind}, ask[1:4]...)
+	options6(ask[4:], func(code uint16, value []byte) {
+		if code == opt6Client {
+			b = option6(b, code, value)
+		}
+	})
+	return more(option6(b, opt6Server, []byte("server")))
+}
+
+func ia6(c codec6, seconds uint32, status ...byte) func([]byte) []byte {
+	return func(b []byte) []byte {
+		ia := binary.BigEndian.AppendUint32(nil, c.iaid)
+		ia = append(ia, make([]byte, 8)...)
+		a := netip.MustParseAddr("fd00::15").AsSlice()
+		a = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(a, seconds), seconds)
+		ia = option6(ia, opt6Addr, a)
+		if status != nil {
+			ia = option6(ia, opt6Status, append([]byte{0}, status...))
+		}
+		return option6(b, opt6IANA, ia)
+	}
+}
+
+func TestIPv6(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := newCodec6(hw, "eth0")
+	m := &machine{codec: c, rand: func() uint32 { return 0xffabcdef }}
+	o := m.begin(now)
+	require.Equal(t, byte(solicit6), o.payload[0])
+	require.Nil(t, m.hear(answer6(o.payload, advertise6, ia6(c, 0, 2)), now), "no address to give")
+	require.Equal(t, selecting, m.state)
+	o = m.hear(answer6(o.payload, advertise6, ia6(c, 800)), now)
+	require.Equal(t, byte(request6), o.payload[0])
+	dns := func(b []byte) []byte {
+		b = option6(b, opt6DNS, netip.MustParseAddr("fd00::1").AsSlice())
+		return ia6(c, 800)(option6(b, opt6Search, []byte("\x03lan\x00")))
+	}
+	require.Nil(t, m.hear(answer6(o.payload, reply6, dns), now))
+	require.Equal(t, "fd00::15/128 [fd00::1] [lan]", fmt.Sprint(m.held.Address, m.held.DNS, m.held.Search))
+	o = m.tick(m.wake)
+	require.Equal(t, byte(renew6), o.payload[0])
+	require.Nil(t, m.hear(answer6(o.payload, reply6, ia6(c, 800, 1)), now), "a server that fails takes nothing away")
+	require.NotNil(t, m.held)
+	o = m.hear(answer6(o.payload, reply6, ia6(c, 800, noBinding6)), now)
+	require.Equal(t, byte(solicit6), o.payload[0])
+	require.Nil(t, m.held)
+
+	m.held = &Lease{Address: netip.MustParsePrefix("fd00::15/128"), Until: now.Add(time.Minute)}
+	o = m.begin(now)
+	require.Equal(t, byte(rebind6), o.payload[0])
+	require.True(t, strings.Contains(string(o.payload), string(m.held.Address.Addr().AsSlice())))
+}
+
+// Whatever comes in, a lease that is taken has an address that a link can have and names that resolv.conf can.
+func FuzzRead(f *testing.F) {
+	c4, c6 := codec4{hw, "x"}, newCodec6(hw, "eth0")
+	f.Add(server4(c4.write(askAny, 7, nil, 0), ack4, lasting(600)...))
+	f.Add(answer6(c6.write(askAny, 7, nil, 0), reply6, ia6(c6, 600)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, c := range []codec{c4, c6} {
+			v, l, ok := c.read(b, 7, time.Unix(1000, 0))
+			if !ok || v == refused {
+				continue
+			}
+			if !l.Address.IsValid() || !usable(l.Address.Addr()) || l.Renew.After(l.Rebind) || l.Rebind.After(l.Until) {
+				t.Fatalf("%+v", l)
+			}
+			for _, s := range l.Search {
+				if strings.ContainsAny(s, "\n\x00 #") {
+					t.Fatalf("%q", s)
+				}
+			}
+		}
+		payload4(b)
+	})
+}
+
+func TestPackets(t *testing.T) {
+	p, ok := payload4(flip(broadcast4(netip.MustParseAddr("10.0.0.1"), []byte("hello"))))
+	require.True(t, ok)
+	require.Equal(t, "hello", string(p))
+	require.EqualValues(t, htons(1), binary.NativeEndian.Uint16([]byte{0, 1}))
+}
+
+// flip makes of a client's packet a server's.
+func flip(b []byte) []byte {
+	copy(b[20:24], []byte{0, 67, 0, 68})
+	return b
+}
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
