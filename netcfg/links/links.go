@@ -1,0 +1,519 @@
+// Package links brings the machine's own links to a desired state and keeps them there: addresses, routes and rules of
+// devices, and bridges, bonds, VLANs and WireGuard tunnels made of them. Set says what is wanted; what differs from what
+// the kernel has is found by a pure function (Diff) and changed, now and whenever the kernel tells that something has
+// changed: a device that appears late is set up then, and what somebody takes away comes back. Where nothing differs
+// nothing is sent.
+//
+// Nothing of others is touched. Links that coble made have the alias coble:link, its routes and rules a protocol number of
+// their own, and the addresses that it gave are remembered in a file of this boot: so that an engine that starts anew, with
+// another configuration maybe, removes what the old one made and nothing else. Addresses by DHCP have a lifetime in the
+// kernel, and end without anybody's doing.
+//
+// It never waits: one link that does not come holds up none of the others, and whoever needs one may ask for it (Await).
+package links
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/dhcp"
+)
+
+// Options are the same for as long as a Keeper lives.
+type Options struct {
+	Host    string // the machine's name, for DHCP servers and mDNS
+	Resolv  string // path of resolv.conf; empty: it is not written
+	Memory  string // path of a file that lives as long as the kernel's state, in /run; empty: nothing is remembered
+	Log     func(format string, args ...any)
+	Changed func(Change) // is told of each change that was made; may be nil
+}
+
+// Keeper keeps links as they are wanted.
+type Keeper struct {
+	o     Options
+	set   chan Config
+	leash chan leased
+	found chan endpoint
+	ended chan struct{}
+	stop  context.CancelFunc
+
+	// What follows is the loop's own.
+	want    Wanted
+	memory  memory
+	clients map[clientKey]*client
+	names   map[string]netip.AddrPort // endpoints that are written as names; not valid: being asked for
+	forget  context.CancelFunc        // ends that asking
+	told    map[string]bool           // problems that were logged
+	resolv  string                    // what was written last
+
+	mu      sync.Mutex
+	online  map[string]bool // links that are as they are wanted; "" stands for the network
+	changed chan struct{}   // closed and replaced when online changes
+}
+
+type clientKey struct {
+	link string
+	v6   bool
+}
+
+type client struct {
+	index   int
+	mac     string
+	carrier bool
+	back    chan struct{}
+	stop    context.CancelFunc
+	lease   *dhcp.Lease
+}
+
+// memory is what the next engine has to know.
+type memory struct {
+	Owned  Owned
+	Leases []lease
+}
+
+type lease struct {
+	Link  string
+	Lease *dhcp.Lease
+}
+
+type endpoint struct {
+	name string
+	addr netip.AddrPort
+}
+
+type leased struct {
+	key   clientKey
+	from  *client
+	lease *dhcp.Lease
+}
+
+// Start begins to watch; until Set nothing is wanted and nothing is done. Close ends it.
+func Start(o Options) (*Keeper, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+	if err != nil {
+		return nil, fmt.Errorf("watch links: %w", err)
+	}
+	k := &Keeper{
+		o: o, set: make(chan Config), leash: make(chan leased), ended: make(chan struct{}),
+		found: make(chan endpoint), forget: func() {}, clients: map[clientKey]*client{}, names: map[string]netip.AddrPort{}, told: map[string]bool{},
+		online: map[string]bool{}, changed: make(chan struct{}),
+	}
+	if b, err := os.ReadFile(o.Memory); err == nil {
+		if err := json.Unmarshal(b, &k.memory); err != nil {
+			k.problem(fmt.Errorf("read %s: %w; addresses of before stay", o.Memory, err))
+		}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	k.stop = stop
+	context.AfterFunc(ctx, s.Close)
+	events := make(chan struct{}, 1)
+	go watch(ctx, s, events)
+	go k.loop(ctx, events)
+	return k, nil
+}
+
+// Set says what is wanted from now on, and returns at once. Links that stand on each other in a circle are left out and
+// told of in the log.
+func (k *Keeper) Set(c Config) {
+	select {
+	case k.set <- c:
+	case <-k.ended:
+	}
+}
+
+// Close ends the keeper, and leaves all as it is.
+func (k *Keeper) Close() {
+	k.stop()
+	<-k.ended
+}
+
+// Await returns when a link is up with all that it is to have, or, for the empty name, when there is a default route.
+func (k *Keeper) Await(ctx context.Context, link string) error {
+	for {
+		k.mu.Lock()
+		ok, changed := k.online[link], k.changed
+		k.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-k.ended:
+			return errors.New("links are not kept any more")
+		}
+	}
+}
+
+// watch turns what the kernel tells into events: one is as good as many.
+func watch(ctx context.Context, s *nl.NetlinkSocket, events chan<- struct{}) {
+	for ctx.Err() == nil {
+		messages, _, err := s.Receive()
+		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) { // ENOBUFS: some were lost
+			if ctx.Err() == nil {
+				time.Sleep(time.Second)
+			}
+		}
+		about := err != nil
+		for _, m := range messages {
+			switch m.Header.Type {
+			case unix.RTM_NEWROUTE, unix.RTM_DELROUTE: // a router's thousands are others'
+				about = about || len(m.Data) >= unix.SizeofRtMsg && m.Data[5] == protocol || len(m.Data) >= unix.SizeofRtMsg && m.Data[1] == 0
+			default:
+				about = true
+			}
+		}
+		if about {
+			select {
+			case events <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// Settle is how long the loop waits for more before it looks: links come with many messages.
+const settle = 30 * time.Millisecond
+
+const firstRetry, lastRetry = time.Second, time.Minute
+
+func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
+	defer close(k.ended)
+	retry := firstRetry
+	var timer <-chan time.Time
+	started := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c := <-k.set:
+			k.setWanted(c)
+			k.lookUp(ctx)
+			started, retry = true, firstRetry
+		case l := <-k.leash:
+			k.take(l)
+		case <-events:
+			time.Sleep(settle)
+			select {
+			case <-events:
+			default:
+			}
+		case e := <-k.found:
+			k.names[e.name] = e.addr // of what is not wanted any more, it does no harm
+		case <-timer:
+		}
+		if !started {
+			continue
+		}
+		timer = nil
+		if !k.reconcile(ctx) {
+			timer = time.After(retry)
+			retry = min(2*retry, lastRetry)
+		} else {
+			retry = firstRetry
+		}
+	}
+}
+
+func (k *Keeper) setWanted(c Config) {
+	order, err := Order(c.Links)
+	k.told = map[string]bool{}
+	k.want = Wanted{Links: order, Leases: map[string][]*dhcp.Lease{}}
+	k.problem(err)
+	for key, cl := range k.clients {
+		if l := find(order, key.link); l == nil || !l.asks(key.v6) {
+			cl.stop()
+			delete(k.clients, key)
+		}
+	}
+	k.forget()
+	k.names = map[string]netip.AddrPort{}
+}
+
+// take notes what a server gave, or took away.
+func (k *Keeper) take(l leased) {
+	if k.clients[l.key] != l.from {
+		return // it was stopped meanwhile
+	}
+	l.from.lease = l.lease
+	if l.lease == nil {
+		k.o.Log("dhcp on %s: the address is lost", l.key.link)
+	}
+}
+
+func (k *Keeper) problem(err error) {
+	if err != nil && !k.told[err.Error()] {
+		k.told[err.Error()] = true
+		k.o.Log("%v", err)
+	}
+}
+
+// reconcile looks and changes until nothing differs. It returns false where another try may help.
+func (k *Keeper) reconcile(ctx context.Context) bool {
+	good := k.openTunnels()
+	var s *State
+	for range 5 { // renames, then the rest, then looking whether that was all
+		now := time.Now()
+		var err error
+		if s, err = read(now, k.want.Links); err != nil {
+			k.problem(err)
+			return false
+		}
+		k.runClients(ctx, s)
+		k.want.Leases = k.leases()
+		changes := Diff(k.want, s, k.memory.Owned, now)
+		k.remember(s)
+		if len(changes) == 0 {
+			break
+		}
+		if !k.apply(changes, now) {
+			good = false
+			break
+		}
+	}
+	if text := k.want.resolv(); k.o.Resolv != "" && (text != "" || k.resolv != "") {
+		k.problem(replace(k.o.Resolv, text))
+		k.resolv = text
+	}
+	k.tell(s)
+	return good
+}
+
+// leases are those that clients hold, IPv4's first.
+func (k *Keeper) leases() map[string][]*dhcp.Lease {
+	all := map[string][]*dhcp.Lease{}
+	for _, v6 := range []bool{false, true} {
+		for key, c := range k.clients {
+			if key.v6 == v6 && c.lease != nil {
+				all[key.link] = append(all[key.link], c.lease)
+			}
+		}
+	}
+	return all
+}
+
+func (k *Keeper) apply(changes []Change, now time.Time) (good bool) {
+	good = true
+	for _, c := range changes {
+		if err := apply(c, now); err != nil {
+			k.problem(err)
+			good = false
+		} else if k.o.Changed != nil {
+			k.o.Changed(c)
+		}
+	}
+	return good
+}
+
+// remember notes, before anything is changed, which addresses are coble's: those that are to come, and those that were
+// and are still there.
+func (k *Keeper) remember(s *State) {
+	m := memory{Owned: Owned{}}
+	for i := range k.want.Links {
+		l := &k.want.Links[i]
+		for _, p := range sorted(k.want.addresses(l)) {
+			m.Owned[l.Name] = append(m.Owned[l.Name], p)
+		}
+		for _, l4 := range k.want.Leases[l.Name] {
+			m.Leases = append(m.Leases, lease{l.Name, l4})
+		}
+	}
+	for name, was := range k.memory.Owned {
+		for _, p := range was {
+			if v := s.Devices[name]; v != nil && !slices.Contains(m.Owned[name], p) {
+				if _, has := v.Addresses[p]; has {
+					m.Owned[name] = append(m.Owned[name], p)
+				}
+			}
+		}
+	}
+	k.memory = m
+	if k.o.Memory == "" {
+		return
+	}
+	b, err := json.Marshal(m)
+	if err == nil {
+		err = replace(k.o.Memory, string(b))
+	}
+	k.problem(err)
+}
+
+func (l *Link) asks(v6 bool) bool {
+	if v6 {
+		return l.DHCP6
+	}
+	return l.DHCP4
+}
+
+// runClients starts and stops DHCP clients, and tells them of carrier that is back.
+func (k *Keeper) runClients(ctx context.Context, s *State) {
+	for i := range k.want.Links {
+		l := &k.want.Links[i]
+		for _, key := range []clientKey{{l.Name, false}, {l.Name, true}} {
+			if !l.asks(key.v6) {
+				continue
+			}
+			v, c := s.Devices[l.Name], k.clients[key]
+			if c != nil && (v == nil || c.index != v.Index || c.mac != v.MAC) {
+				c.stop()
+				delete(k.clients, key)
+				c = nil
+			}
+			if v == nil {
+				continue
+			}
+			if c == nil {
+				k.startClient(ctx, key, v)
+				continue
+			}
+			if v.Carrier && !c.carrier {
+				select {
+				case c.back <- struct{}{}:
+				default: // it has not heard of the last time yet
+				}
+			}
+			c.carrier = v.Carrier
+		}
+	}
+}
+
+func (k *Keeper) startClient(ctx context.Context, key clientKey, v *Dev) {
+	mac, err := net.ParseMAC(v.MAC)
+	if err != nil || len(mac) != 6 {
+		k.problem(fmt.Errorf("dhcp on %s: a link without an Ethernet address can't ask", key.link))
+		return
+	}
+	ctx, stop := context.WithCancel(ctx)
+	c := &client{index: v.Index, mac: v.MAC, carrier: v.Carrier, back: make(chan struct{}, 1), stop: stop}
+	k.clients[key] = c
+	d := dhcp.Client{
+		Link: key.link, Index: v.Index, MAC: mac, Host: k.o.Host, V6: key.v6, Log: k.o.Log,
+		Got: func(l *dhcp.Lease) {
+			select {
+			case k.leash <- leased{key, c, l}:
+			case <-ctx.Done():
+			}
+		},
+	}
+	for _, m := range k.memory.Leases { // what an earlier engine's client got, if it is still there
+		if m.Link != key.link || m.Lease == nil || m.Lease.Address.Addr().Is6() != key.v6 {
+			continue
+		}
+		if until, has := v.Addresses[m.Lease.Address]; has {
+			m.Lease.Until = until
+			d.Held, c.lease = m.Lease, m.Lease
+		}
+	}
+	go d.Run(ctx, c.back)
+}
+
+// tell notes which links are as they are wanted.
+func (k *Keeper) tell(s *State) {
+	online := map[string]bool{}
+	for i := range k.want.Links {
+		l := &k.want.Links[i]
+		v := s.Devices[l.Name]
+		if v == nil || !v.Up || !v.Carrier {
+			continue
+		}
+		ok := true
+		for p := range k.want.addresses(l) {
+			_, has := v.Addresses[p]
+			ok = ok && has
+		}
+		for _, v6 := range []bool{false, true} {
+			c := k.clients[clientKey{l.Name, v6}]
+			ok = ok && (!l.asks(v6) || c != nil && c.lease != nil)
+		}
+		online[l.Name] = ok
+	}
+	online[""] = defaultRoute()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.online = online
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+// defaultRoute says whether there is one, whoever made it.
+func defaultRoute() bool {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		found := false
+		netlink.RouteListFilteredIter(family, &netlink.Route{}, netlink.RT_FILTER_DST, func(r netlink.Route) bool {
+			found = r.LinkIndex != 0 || len(r.MultiPath) > 0
+			return !found
+		})
+		if found {
+			return true
+		}
+	}
+	return false
+}
+
+// openTunnels reads keys, and has names looked up beside the loop. False: a file is missing, and may come.
+func (k *Keeper) openTunnels() (good bool) {
+	k.want.tunnels = map[string]tunnel{}
+	good = true
+	for i := range k.want.Links {
+		l := &k.want.Links[i]
+		if l.Tunnel == nil {
+			continue
+		}
+		t, err := l.Tunnel.open(k.names)
+		if err != nil {
+			k.problem(fmt.Errorf("%s: %w", l.Name, err))
+			good = false
+			continue
+		}
+		k.want.tunnels[l.Name] = t
+	}
+	return good
+}
+
+// lookUp asks for the addresses of tunnels' endpoints that are written as names, until there are some.
+func (k *Keeper) lookUp(ctx context.Context) {
+	ctx, k.forget = context.WithCancel(ctx)
+	for i := range k.want.Links {
+		l := &k.want.Links[i]
+		if l.Tunnel == nil {
+			continue
+		}
+		for _, p := range l.Tunnel.Peers {
+			if _, err := netip.ParseAddrPort(p.Endpoint); err != nil && p.Endpoint != "" {
+				go k.lookUpOne(ctx, p.Endpoint)
+			}
+		}
+	}
+}
+
+func (k *Keeper) lookUpOne(ctx context.Context, name string) {
+	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
+		a, err := net.ResolveUDPAddr("udp", name)
+		if err == nil {
+			select {
+			case k.found <- endpoint{name, a.AddrPort()}:
+			case <-ctx.Done():
+			}
+			return
+		}
+		k.o.Log("find the WireGuard peer %s: %v; next try in %v", name, err, pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
