@@ -29,12 +29,18 @@ func (d *document) check(c *Config) {
 		}
 	}
 	d.checkPorts(c)
+	d.checkNeeds(c)
 	d.checkAfter(c)
 }
 
-// bad notes a problem of a key in a section, or of the section itself where the key is not there.
+// bad notes a problem of a key in a section; where that is not there, of what would hold it.
 func (d *document) bad(section, key, format string, args ...any) bool {
 	at, ok := d.at[section+"."+key]
+	for !ok && key != "" {
+		i := strings.LastIndexByte(key, '.')
+		key = key[:max(i, 0)]
+		at, ok = d.at[strings.TrimSuffix(section+"."+key, ".")]
+	}
 	if !ok {
 		at = d.at[section]
 	}
@@ -66,11 +72,7 @@ func (d *document) checkGlobals(c *Config) {
 		c.Storage.Pool = ""
 	}
 	d.checkRegistry(c)
-	for _, name := range sortedKeys(c.Uplink) {
-		if !d.checkUplink(name, c.Uplink[name]) {
-			delete(c.Uplink, name)
-		}
-	}
+	d.checkLinks(c)
 }
 
 func (d *document) checkRegistry(c *Config) {
@@ -88,25 +90,6 @@ func (d *document) checkRegistry(c *Config) {
 		d.bad("registry.serve", "tls_cert", "tls_cert and tls_key belong together: one is missing")
 		*s = RegistryServe{}
 	}
-}
-
-func (d *document) checkUplink(name string, u Uplink) bool {
-	section := "uplink." + name
-	if u.DHCP == (u.Address != "") {
-		return d.bad(section, "address", "uplink %s: give either an address or dhcp = true", name)
-	}
-	if _, err := netip.ParsePrefix(u.Address); u.Address != "" && err != nil {
-		return d.bad(section, "address", "address %q is none with a prefix length, such as \"192.168.1.2/24\"", u.Address)
-	}
-	if _, err := netip.ParseAddr(u.Gateway); u.Gateway != "" && err != nil {
-		return d.bad(section, "gateway", "gateway %q is no address", u.Gateway)
-	}
-	for _, s := range u.DNS {
-		if _, err := netip.ParseAddr(s); err != nil {
-			return d.bad(section, "dns", "name server %q is no address", s)
-		}
-	}
-	return true
 }
 
 func (d *document) checkContainer(c Config, name string, ct Container) bool {
@@ -296,23 +279,23 @@ func (d *document) checkAfter(c *Config) {
 		c.Container[name] = ct
 	}
 	for _, name := range sortedKeys(c.Container) {
-		if cycle := findCycle(c.Container, name, nil); cycle != nil {
+		if cycle := findCycle(func(n string) []string { return c.Container[n].After }, name, nil); cycle != nil {
 			d.bad("container."+name, "after", "containers wait for each other: %s", strings.Join(cycle, " after "))
 			delete(c.Container, name)
 		}
 	}
 }
 
-// findCycle follows after from name and returns the way back to it, if there is one.
-func findCycle(all map[string]Container, name string, way []string) []string {
+// findCycle follows next from name and returns the way back to it, if there is one.
+func findCycle(next func(string) []string, name string, way []string) []string {
 	if len(way) > 0 && way[0] == name {
 		return append(way, name)
 	}
 	if slices.Contains(way, name) {
 		return nil
 	}
-	for _, dep := range all[name].After {
-		if c := findCycle(all, dep, append(slices.Clone(way), name)); c != nil {
+	for _, dep := range next(name) {
+		if c := findCycle(next, dep, append(slices.Clone(way), name)); c != nil {
 			return c
 		}
 	}

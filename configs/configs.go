@@ -25,7 +25,8 @@ type Config struct {
 	Logs      Logs                 `toml:"logs"`
 	Registry  Registry             `toml:"registry"`
 	Network   map[string]Network   `toml:"network"`
-	Uplink    map[string]Uplink    `toml:"uplink"`
+	Uplink    map[string]Link      `toml:"uplink"`
+	Link      map[string]Link      `toml:"link"`
 	Image     map[string]Image     `toml:"image"`
 	Container map[string]Container `toml:"container"`
 }
@@ -77,14 +78,6 @@ type Network struct {
 	Proxy  bool   `toml:"proxy"`  // ports are published by the engine itself, not by rules
 }
 
-// Uplink is one of the appliance's own links.
-type Uplink struct {
-	DHCP    bool     `toml:"dhcp"`
-	Address string   `toml:"address"` // with prefix length
-	Gateway string   `toml:"gateway"`
-	DNS     []string `toml:"dns"`
-}
-
 // Image is unpacked at boot, if it is not there already.
 type Image struct {
 	Source string `toml:"source"` // docker-archive, or OCI layout as folder or tar
@@ -120,6 +113,7 @@ type Container struct {
 	ShmSize     Size              `toml:"shm_size"`
 	Restart     string            `toml:"restart"` // no, always, on-failure[:n], unless-stopped; default always
 	After       []string          `toml:"after"`   // containers that are started before this one
+	Needs       string            `toml:"needs"`   // "network" or a link: it is started when that is there
 	StopSignal  string            `toml:"stop_signal"`
 	StopSeconds *int              `toml:"stop_seconds"`
 }

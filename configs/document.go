@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -159,11 +160,11 @@ func (d *document) sections() []section {
 
 // headerPath reads "[container.web] # text"; nil where the line is no header of a known table.
 func headerPath(line string) []string {
-	inner, ok := strings.CutPrefix(line, "[")
-	if !ok {
+	inner := strings.TrimLeft(line, "[") // [[x]] is one of several
+	if inner == line {
 		return nil
 	}
-	inner, _, ok = strings.Cut(inner, "]")
+	inner, _, ok := strings.Cut(inner, "]")
 	if !ok {
 		inner, _, _ = strings.Cut(inner, "#")
 	}
@@ -177,30 +178,71 @@ func headerPath(line string) []string {
 	return path
 }
 
-// index notes where each key stands.
+// index notes where each key stands, and each table of a list by its number: link.eth0.routes.0.to.
 func (d *document) index() {
 	d.at = map[string]place{}
 	var p unstable.Parser
 	p.Reset(d.text)
 	var table []string
+	count := map[string]int{}
 	for p.NextExpression() {
 		e := p.Expression()
-		key := table
-		first := unstable.Range{}
-		for it := e.Key(); it.Next(); {
-			if first.Length == 0 {
-				first = it.Node().Raw
-			}
-			if e.Kind != unstable.KeyValue && len(key) == len(table) {
-				key = nil
-			}
-			key = append(slices.Clone(key), string(it.Node().Data))
+		if e.Kind == unstable.KeyValue {
+			d.indexValue(&p, e, table)
+			continue
 		}
-		if e.Kind != unstable.KeyValue {
-			table = key
+		var first unstable.Range
+		table, first = keyOf(e, nil)
+		if e.Kind == unstable.ArrayTable {
+			name := strings.Join(table, ".")
+			table = append(table, strconv.Itoa(count[name]))
+			count[name]++
 		}
-		s := p.Shape(first)
-		d.at[strings.Join(key, ".")] = place{s.Start.Line, s.Start.Column}
+		d.note(&p, table, first)
+	}
+}
+
+func (d *document) note(p *unstable.Parser, key []string, at unstable.Range) {
+	s := p.Shape(at)
+	d.at[strings.Join(key, ".")] = place{s.Start.Line, s.Start.Column}
+}
+
+// keyOf is a node's key behind those of its table, and where it begins.
+func keyOf(n *unstable.Node, table []string) (key []string, first unstable.Range) {
+	key = slices.Clone(table)
+	for it := n.Key(); it.Next(); {
+		if first.Length == 0 {
+			first = it.Node().Raw
+		}
+		key = append(key, string(it.Node().Data))
+	}
+	return key, first
+}
+
+func (d *document) indexValue(p *unstable.Parser, n *unstable.Node, table []string) {
+	key, first := keyOf(n, table)
+	d.note(p, key, first)
+	v := n.Value()
+	switch v.Kind {
+	case unstable.InlineTable:
+		for it := v.Children(); it.Next(); {
+			d.indexValue(p, it.Node(), key)
+		}
+	case unstable.Array:
+		i := 0
+		for it := v.Children(); it.Next(); i++ {
+			if it.Node().Kind != unstable.InlineTable {
+				continue
+			}
+			one := append(slices.Clone(key), strconv.Itoa(i))
+			for kv := it.Node().Children(); kv.Next(); {
+				_, first := keyOf(kv.Node(), nil)
+				if _, has := d.at[strings.Join(one, ".")]; !has {
+					d.note(p, one, first)
+				}
+				d.indexValue(p, kv.Node(), one)
+			}
+		}
 	}
 }
 
@@ -208,6 +250,9 @@ func (d *document) index() {
 func knownKeys(path []string) []string {
 	t := reflect.TypeFor[Config]()
 	for _, p := range path {
+		for t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
 		if t.Kind() == reflect.Map {
 			t = t.Elem()
 			continue
@@ -217,6 +262,9 @@ func knownKeys(path []string) []string {
 			return nil
 		}
 		t = f.Type
+	}
+	for t.Kind() == reflect.Slice {
+		t = t.Elem()
 	}
 	if t.Kind() != reflect.Struct {
 		return nil

@@ -2,7 +2,6 @@ package boot
 
 import (
 	"context"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -108,15 +107,13 @@ func TestHostnameRefusals(t *testing.T) {
 
 func TestNameFiles(t *testing.T) {
 	root := t.TempDir()
-	require.NoError(t, NameFiles(root, "gateway", []netip.Addr{netip.MustParseAddr("10.0.2.3")}))
+	require.NoError(t, NameFiles(root, "gateway"))
 	hosts, err := os.ReadFile(root + "/etc/hosts")
 	require.NoError(t, err)
 	require.Contains(t, string(hosts), "127.0.1.1\tgateway\n")
-	resolv, err := os.ReadFile(root + "/etc/resolv.conf")
-	require.NoError(t, err)
-	require.Equal(t, "nameserver 10.0.2.3\n", string(resolv))
+	require.FileExists(t, root+"/etc/resolv.conf")
 
-	require.NoError(t, NameFiles(root, "other", nil))
+	require.NoError(t, NameFiles(root, "other"))
 	again, err := os.ReadFile(root + "/etc/hosts")
 	require.NoError(t, err)
 	require.Equal(t, hosts, again, "files that are there are the owner's")

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -30,23 +28,19 @@ func Hostname(name string) error {
 	return nil
 }
 
-// NameFiles writes /etc/hosts and /etc/resolv.conf below root ("" is /) unless
-// they exist and are not empty.
-func NameFiles(root, hostname string, servers []netip.Addr) error {
+// NameFiles writes /etc/hosts below root ("" is /), unless it exists and is not
+// empty, and an empty /etc/resolv.conf if there is none: containers get a copy.
+func NameFiles(root, hostname string) error {
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	if hostname != "" {
 		hosts += "127.0.1.1\t" + hostname + "\n"
-	}
-	var resolv strings.Builder
-	for _, s := range servers {
-		fmt.Fprintf(&resolv, "nameserver %s\n", s)
 	}
 	if err := os.MkdirAll(root+"/etc", 0o755); err != nil {
 		return err
 	}
 	return errors.Join(
 		writeIfMissing(root+"/etc/hosts", hosts),
-		writeIfMissing(root+"/etc/resolv.conf", resolv.String()))
+		writeIfMissing(root+"/etc/resolv.conf", ""))
 }
 
 func writeIfMissing(name, content string) error {
@@ -66,52 +60,6 @@ func Loopback() error {
 		return fmt.Errorf("bring up lo: %w", err)
 	}
 	return nil
-}
-
-// StaticLink waits for the link name until ctx ends, gives it an address and,
-// when gateway is valid, a default route. Other addresses stay.
-func StaticLink(ctx context.Context, name string, address netip.Prefix, gateway netip.Addr) error {
-	link, err := waitLink(ctx, name)
-	if err != nil {
-		return err
-	}
-	if err := netlink.AddrReplace(link, netlinkAddr(address)); err != nil {
-		return fmt.Errorf("give %s the address %s: %w", name, address, err)
-	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("bring up %s: %w", name, err)
-	}
-	if !gateway.IsValid() {
-		return nil
-	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}
-	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("set default route by %s over %s: %w", gateway, name, err)
-	}
-	return nil
-}
-
-func netlinkAddr(p netip.Prefix) *netlink.Addr {
-	return &netlink.Addr{IPNet: &net.IPNet{
-		IP:   p.Addr().AsSlice(),
-		Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen()),
-	}}
-}
-
-func waitLink(ctx context.Context, name string) (netlink.Link, error) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		link, err := netlink.LinkByName(name)
-		if err == nil {
-			return link, nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("find link %s: %w (%w)", name, err, ctx.Err())
-		}
-	}
 }
 
 // FirstLink is the name of the first link that has hardware behind it, waiting

@@ -15,6 +15,7 @@ import (
 
 	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/init/notify"
+	"github.com/coble-os/coble/netcfg/links"
 )
 
 // bootScript goes through the steps of init/boot, counts boots on the data disk
@@ -59,14 +60,28 @@ func bringUpLink(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if cmdline, _ := os.ReadFile("/proc/cmdline"); strings.Contains(string(cmdline), "test.dhcp") {
-		lease := make(chan boot.Lease)
-		log := func(format string, args ...any) { fmt.Printf("testengine: "+format+"\n", args...) }
-		go boot.DHCP(context.Background(), name, func(l boot.Lease) { lease <- l }, log)
-		fmt.Printf("testengine: lease %+v\n", <-lease)
-		return nil
+	l := links.Link{Name: name, DHCP4: true}
+	if cmdline, _ := os.ReadFile("/proc/cmdline"); !strings.Contains(string(cmdline), "test.dhcp") {
+		l = links.Link{
+			Name: name, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24")},
+			Gateways: []netip.Addr{netip.MustParseAddr("10.0.2.2")}, DNS: []netip.Addr{netip.MustParseAddr("10.0.2.33")},
+		}
 	}
-	return boot.StaticLink(ctx, name, netip.MustParsePrefix("10.0.2.15/24"), netip.MustParseAddr("10.0.2.2"))
+	log := func(format string, args ...any) { fmt.Printf("testengine: "+format+"\n", args...) }
+	if err := os.MkdirAll("/etc", 0o755); err != nil {
+		return err
+	}
+	k, err := links.Start(links.Options{Resolv: "/etc/resolv.conf", Log: log})
+	if err != nil {
+		return err
+	}
+	k.Set(links.Config{Links: []links.Link{l}})
+	if err := k.Await(ctx, name); err != nil {
+		return err
+	}
+	resolv, err := os.ReadFile("/etc/resolv.conf")
+	fmt.Printf("testengine: %s is up, %s\n", name, strings.TrimSpace(string(resolv)))
+	return err
 }
 
 // mountDisk mounts twice, which must be the same as once, and leaves a line on

@@ -19,6 +19,7 @@ import (
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/netcfg/links"
 	"github.com/coble-os/coble/rt/api"
 	"github.com/coble-os/coble/rt/engine"
 )
@@ -48,8 +49,9 @@ func Run(o Options) error {
 	var conf configs.Config
 	var problems []configs.Problem
 	trace := engine.NewBootTrace()
+	var own *links.Keeper
 	if o.Init {
-		o, conf, problems = bootMachine(o, log, trace)
+		o, conf, own, problems = bootMachine(o, log, trace)
 	} else if o.Config != "" {
 		var err error
 		if conf, problems, err = configs.Load(o.Config); err != nil {
@@ -58,12 +60,17 @@ func Run(o Options) error {
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	e, err := engine.Open(engineOptions(o, conf, log, trace))
+	options := engineOptions(o, conf, log, trace)
+	if own != nil {
+		options.Online = own.Await
+		defer own.Close()
+	}
+	e, err := engine.Open(options)
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	return serve(e, o, log, engine.LaunchIn{Config: conf, Problems: problems}, signals)
+	return serve(e, o, log, engine.LaunchIn{Config: conf, Problems: problems}, own, signals)
 }
 
 func newLog(o Options) *slog.Logger {
@@ -86,7 +93,7 @@ func engineOptions(o Options, conf configs.Config, log *slog.Logger, trace *engi
 }
 
 // serve runs listeners and launcher until a signal comes, then the shutdown job.
-func serve(e *engine.Engine, o Options, log *slog.Logger, launch engine.LaunchIn, signals chan os.Signal) error {
+func serve(e *engine.Engine, o Options, log *slog.Logger, launch engine.LaunchIn, own *links.Keeper, signals chan os.Signal) error {
 	srv := api.New(e, log)
 	for _, h := range o.Hosts {
 		l, err := listen(e, h, o.InsecureTCP)
@@ -108,7 +115,7 @@ func serve(e *engine.Engine, o Options, log *slog.Logger, launch engine.LaunchIn
 		if s != unix.SIGHUP {
 			break
 		}
-		reload(e, o, log)
+		reload(e, o, own, log)
 	}
 	log.Info("shutting down")
 	return engine.Do(context.Background(), e, "shutdown", struct{}{})
@@ -143,7 +150,7 @@ func offerImages(e *engine.Engine, conf configs.RegistryServe, log *slog.Logger)
 }
 
 // reload reads the TOML file again.
-func reload(e *engine.Engine, o Options, log *slog.Logger) {
+func reload(e *engine.Engine, o Options, own *links.Keeper, log *slog.Logger) {
 	if o.Config == "" {
 		return
 	}
@@ -151,6 +158,9 @@ func reload(e *engine.Engine, o Options, log *slog.Logger) {
 	if err != nil {
 		log.Error("reload", "err", err)
 		return
+	}
+	if own != nil {
+		own.Set(linkConfig(conf))
 	}
 	go engine.Do(context.Background(), e, "launch", engine.LaunchIn{Config: conf, Problems: problems})
 }

@@ -42,8 +42,11 @@ type Options struct {
 	Registry registry.Config
 	Log      *slog.Logger
 	Version  string
-	Init     bool       // coble is PID 1 here
-	Trace    *BootTrace // what happened before; nil: nothing
+	Init     bool // coble is PID 1 here
+	// Online waits for a link of the TOML file, or with an empty name for a default route; nil: links are not coble's, and
+	// nothing waits for them.
+	Online func(ctx context.Context, link string) error
+	Trace  *BootTrace // what happened before; nil: nothing
 }
 
 // NetworkOptions describe the default bridge network.
@@ -96,6 +99,7 @@ type Engine struct {
 	rules keepRules // of images that nobody uses; guarded by mu
 
 	launching  sync.Mutex // held by the launch job
+	endWaits   func()     // ends the waiting of containers for links; guarded by launching
 	collecting sync.Mutex // held by the collect job
 	applying   sync.Mutex // held from a look at the containers until the network is told
 

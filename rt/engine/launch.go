@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -43,13 +44,22 @@ func (e *Engine) launch(j *Job, in LaunchIn) (any, error) {
 			e.Problem(fmt.Sprintf("image %s: %v", name, err))
 		}
 	}
+	needs := map[string][]string{}
+	if e.o.Online != nil {
+		needs = in.Config.Needs()
+	}
+	later := e.newWaits()
 	for _, name := range in.Config.Order() {
-		err := e.boot.Span("start "+name, func() error { return e.launchContainer(j, name, in.Config.Container[name]) })
-		if err != nil {
+		conf := in.Config.Container[name]
+		if err := e.makeContainer(j, name, conf); err != nil {
 			e.Problem(fmt.Sprintf("container %s: %v", name, err))
 			continue
 		}
-		go e.traceAnswer(name)
+		if len(needs[name]) > 0 {
+			later.add(name, conf, needs[name])
+			continue
+		}
+		e.launchContainer(j.Context(), name, conf)
 	}
 	e.startByPolicy(j)
 	return nil, e.launched()
@@ -96,9 +106,8 @@ func sourceStamp(source string) (string, error) {
 	return fmt.Sprintf("%s %d %d", source, st.Size(), st.ModTime().UnixNano()), nil
 }
 
-// launchContainer makes the container if it is not there, makes it anew if its section or its image has changed, and
-// starts it if this boot has not started it yet.
-func (e *Engine) launchContainer(j *Job, name string, conf configs.Container) error {
+// makeContainer makes the container if it is not there, and makes it anew if its section or its image has changed.
+func (e *Engine) makeContainer(j *Job, name string, conf configs.Container) error {
 	in, err := request.FromSection(name, conf)
 	if err != nil {
 		return err
@@ -113,10 +122,23 @@ func (e *Engine) launchContainer(j *Job, name string, conf configs.Container) er
 		}
 		fallthrough
 	case err != nil:
-		if _, err := Run[CreateOut](j.Context(), e, "create", in, Streams{}, name); err != nil {
-			return err
-		}
+		_, err = Run[CreateOut](j.Context(), e, "create", in, Streams{}, name)
+		return err
 	}
+	return nil
+}
+
+// launchContainer starts a container of the file, unless this boot has started it already, and tells if that fails.
+func (e *Engine) launchContainer(ctx context.Context, name string, conf configs.Container) {
+	err := e.boot.Span("start "+name, func() error { return e.startOnce(ctx, name, conf) })
+	if err != nil {
+		e.Problem(fmt.Sprintf("container %s: %v", name, err))
+		return
+	}
+	go e.traceAnswer(name)
+}
+
+func (e *Engine) startOnce(ctx context.Context, name string, conf configs.Container) error {
 	c, err := e.find(name)
 	if err != nil {
 		return err
@@ -124,7 +146,7 @@ func (e *Engine) launchContainer(j *Job, name string, conf configs.Container) er
 	if v := c.view(); v.State.Run > 0 && !e.isFresh() {
 		return nil
 	}
-	err = Do(j.Context(), e, "start", name, name)
+	err = Do(ctx, e, "start", name, name)
 	if fault.KindOf(err) == fault.NotModified {
 		return nil
 	}
