@@ -43,7 +43,7 @@ type Options struct {
 // Keeper keeps links as they are wanted.
 type Keeper struct {
 	o     Options
-	set   chan Config
+	set   chan request
 	leash chan leased
 	found chan endpoint
 	ended chan struct{}
@@ -88,6 +88,11 @@ type lease struct {
 	Lease *dhcp.Lease
 }
 
+type request struct {
+	config Config
+	heard  chan struct{} // closed by the loop
+}
+
 type endpoint struct {
 	name string
 	addr netip.AddrPort
@@ -107,7 +112,7 @@ func Start(o Options) (*Keeper, error) {
 		return nil, fmt.Errorf("watch links: %w", err)
 	}
 	k := &Keeper{
-		o: o, set: make(chan Config), leash: make(chan leased), ended: make(chan struct{}),
+		o: o, set: make(chan request), leash: make(chan leased), ended: make(chan struct{}),
 		found: make(chan endpoint), forget: func() {}, clients: map[clientKey]*client{}, names: map[string]netip.AddrPort{}, told: map[string]bool{},
 		online: map[string]bool{}, changed: make(chan struct{}),
 	}
@@ -125,11 +130,13 @@ func Start(o Options) (*Keeper, error) {
 	return k, nil
 }
 
-// Set says what is wanted from now on, and returns at once. Links that stand on each other in a circle are left out and
-// told of in the log.
+// Set says what is wanted from now on, and returns before that is so; but nothing is online any more then for Await that has
+// not been looked at again. Links that stand on each other in a circle are left out and told of in the log.
 func (k *Keeper) Set(c Config) {
+	heard := make(chan struct{})
 	select {
-	case k.set <- c:
+	case k.set <- request{c, heard}:
+		<-heard
 	case <-k.ended:
 	}
 }
@@ -200,8 +207,9 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 		select {
 		case <-ctx.Done():
 			return
-		case c := <-k.set:
-			k.setWanted(c)
+		case r := <-k.set:
+			k.setWanted(r.config)
+			close(r.heard)
 			k.lookUp(ctx)
 			started, retry = true, firstRetry
 		case l := <-k.leash:
@@ -242,6 +250,9 @@ func (k *Keeper) setWanted(c Config) {
 	}
 	k.forget()
 	k.names = map[string]netip.AddrPort{}
+	k.mu.Lock()
+	k.online = map[string]bool{}
+	k.mu.Unlock()
 }
 
 // take notes what a server gave, or took away.

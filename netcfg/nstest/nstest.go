@@ -129,6 +129,23 @@ func (p *Peer) Start(t testing.TB, path string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// Output runs a program there to its end, which must be a good one.
+func (p *Peer) Output(t testing.TB, path string, args ...string) string {
+	t.Helper()
+	out := &output{}
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	var err error
+	p.Do(func() { err = cmd.Start() })
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", path, strings.Join(args, " "), err, out.String())
+	}
+	return out.String()
+}
+
 // output is a buffer for a program's output, read while that still comes.
 type output struct {
 	mu  sync.Mutex

@@ -41,7 +41,7 @@ func TestDriversAsRoot(t *testing.T) {
 
 func TestPackagesAsRoot(t *testing.T) {
 	t.Parallel()
-	list := packages("./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci", "./netcfg", "./netcfg/dns")
+	list := packages("./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci", "./netcfg", "./netcfg/dns", "./netcfg/dhcp", "./netcfg/links")
 	for _, c := range []struct{ arch, series, cgroup string }{
 		{"amd64", "6.1", ""},
 		{"amd64", "6.12", ""},
@@ -57,7 +57,7 @@ func TestPackagesAsRoot(t *testing.T) {
 			}
 			list := slices.Clone(list)
 			if c.series == "5.10" { // the oldest kernel matters to what talks to it most
-				list = slices.DeleteFunc(list, func(p string) bool { return !strings.HasPrefix(p, "./sandbox") })
+				list = slices.DeleteFunc(list, func(p string) bool { return !strings.HasPrefix(p, "./sandbox") && p != "./netcfg/links" })
 			}
 			run(t, vm.FetchKernelT(t, c.arch, c.series), 60*time.Second, list...)
 		})

@@ -136,7 +136,7 @@ func buildTests(ctx context.Context, dir string, kernel Kernel, packages []strin
 	if _, err := im.Modules(kernel.Modules, TestModules()); err != nil {
 		return err
 	}
-	if err := hostTools(ctx, im, kernel.Arch, strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag secilc dmsetup")); err != nil {
+	if err := hostTools(ctx, im, kernel.Arch, strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag secilc dmsetup dnsmasq wg")); err != nil {
 		return err
 	}
 	for i, pkg := range packages {
@@ -167,9 +167,9 @@ func buildTests(ctx context.Context, dir string, kernel Kernel, packages []strin
 	return im.WriteFile(dir + "/initrd")
 }
 
-// TestModules are what tests of file systems need beside what coble loads itself.
+// TestModules are what tests of file systems and links need beside what coble loads itself.
 func TestModules() []string {
-	return append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool")
+	return append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard")
 }
 
 // hostTools adds programs of this machine, with their libraries, where the machine to be is of the same kind; elsewhere the
