@@ -24,7 +24,8 @@ func DefaultModules() []string {
 }
 
 // LoadModules loads the named modules with what they depend on, out of
-// /lib/modules of the running kernel. Modules that are loaded or built in are
+// /lib/modules of the running kernel; parameters may stand behind a name, as in
+// "bonding max_bonds=0". Modules that are loaded or built in are
 // left alone. Names that the kernel does not have are returned; err joins what
 // went wrong with the others, which does not keep the rest from being loaded.
 func LoadModules(names []string) (missing []string, err error) {
@@ -37,7 +38,8 @@ func LoadModules(names []string) (missing []string, err error) {
 	}
 	var errs []error
 	for _, name := range names {
-		err := prober.Probe(name, "")
+		module, params, _ := strings.Cut(name, " ")
+		err := prober.Probe(module, params)
 		switch {
 		case err == nil:
 		case strings.HasPrefix(err.Error(), "could not find module path"):

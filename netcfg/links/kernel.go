@@ -293,7 +293,8 @@ func create(l *Link) error {
 	}
 	err := netlink.LinkAdd(n)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("this kernel makes none: it lacks %s: %w", modules[l.Kind], err)
+		module, _, _ := strings.Cut(l.Kind.module(), " ")
+		return fmt.Errorf("this kernel makes none: it lacks %s: %w", module, err)
 	}
 	if err != nil {
 		return err
@@ -301,14 +302,27 @@ func create(l *Link) error {
 	return netlink.LinkSetAlias(n, mark)
 }
 
-// Modules are the kernel modules that a configuration needs; empty for built-in kinds.
+// Modules are the kernel modules that a configuration needs, with parameters.
 func Modules(c Config) (names []string) {
 	for _, l := range c.Links {
-		if m, has := modules[l.Kind]; has {
+		if m := l.Kind.module(); m != "" {
 			names = append(names, m)
 		}
 	}
 	return names
 }
 
-var modules = map[Kind]string{Bridge: "bridge", Bond: "bonding", VLAN: "8021q", WireGuard: "wireguard"}
+// module is the one that makes links of a kind. The bonding driver makes a bond0 of its own unless told not to.
+func (k Kind) module() string {
+	switch k {
+	case Bridge:
+		return "bridge"
+	case Bond:
+		return "bonding max_bonds=0"
+	case VLAN:
+		return "8021q"
+	case WireGuard:
+		return "wireguard"
+	}
+	return ""
+}

@@ -8,9 +8,15 @@ import (
 	"strings"
 )
 
-// monitor has QEMU execute one command of its machine protocol that takes no
-// arguments.
-func (v *VM) monitor(ctx context.Context, command string) error {
+// SetLink takes the carrier of a network device away or gives it back, by the
+// name of its netdev: n0 is the one that every machine has.
+func (v *VM) SetLink(ctx context.Context, netdev string, up bool) error {
+	return v.monitor(ctx, "set_link", fmt.Sprintf(`, "arguments": {"name": %q, "up": %t}`, netdev, up))
+}
+
+// monitor has QEMU execute one command of its machine protocol, with more
+// members of the request's object.
+func (v *VM) monitor(ctx context.Context, command, more string) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", v.qmp)
 	if err != nil {
@@ -25,7 +31,11 @@ func (v *VM) monitor(ctx context.Context, command string) error {
 		return fmt.Errorf("QEMU's monitor is silent: %v", lines.Err())
 	}
 	for _, c := range []string{"qmp_capabilities", command} {
-		if _, err := fmt.Fprintf(conn, "{\"execute\":%q}\n", c); err != nil {
+		request := fmt.Sprintf(`{"execute": %q`, c)
+		if c == command {
+			request += more
+		}
+		if _, err := fmt.Fprintln(conn, request+"}"); err != nil {
 			return fmt.Errorf("tell QEMU %s: %w", c, err)
 		}
 		for {

@@ -256,7 +256,7 @@ func (v *VM) Kill() {
 
 // PowerButton presses it.
 func (v *VM) PowerButton(ctx context.Context) error {
-	return v.monitor(ctx, "system_powerdown")
+	return v.monitor(ctx, "system_powerdown", "")
 }
 
 // Pid is QEMU's.
