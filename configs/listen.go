@@ -34,14 +34,21 @@ func (d *document) checkListen(section, key string, l Listen) bool {
 // Uplinks are the links of the file that lead to the world: where there are others too, ports are not published on them
 // unless the file says so.
 func (c Config) Uplinks() []string {
-	if len(c.Uplink) < 2 {
-		return nil
-	}
 	var names []string
-	for _, name := range sortedKeys(c.Uplink) {
-		if u := c.Uplink[name]; u.DHCP || u.Gateway != "" {
+	others := false
+	all := c.Links()
+	for _, name := range sortedKeys(all) {
+		l := all[name]
+		_, uplink := c.Uplink[name]
+		switch {
+		case uplink && (l.DHCP || l.DHCP6 || l.Gateway != "" || l.Gateway6 != ""):
 			names = append(names, name)
+		case l.DHCP || l.DHCP6 || l.Address != "" || len(l.Addresses) > 0: // else it is a part of another link
+			others = true
 		}
+	}
+	if !others {
+		return nil
 	}
 	return names
 }
