@@ -21,15 +21,22 @@ func names(all []Link) string {
 
 func TestOrder(t *testing.T) {
 	order, err := Order([]Link{
-		{Name: "br0", Kind: Bridge, Ports: []string{"bond0.7", "eth2"}}, {Name: "a-vlan", Kind: VLAN, Parent: "br0", ID: 3},
-		{Name: "bond0.7", Kind: VLAN, Parent: "bond0", ID: 7}, {Name: "eth1"}, {Name: "eth0"}, {Name: "bond0", Kind: Bond, Ports: []string{"eth0", "eth1"}},
+		{Name: "br0", Kind: Bridge, Ports: []string{"bond0.7", "eth2"}},
+		{Name: "a-vlan", Kind: VLAN, Parent: "br0", ID: 3},
+		{Name: "bond0.7", Kind: VLAN, Parent: "bond0", ID: 7},
+		{Name: "eth1"},
+		{Name: "eth0"},
+		{Name: "bond0", Kind: Bond, Ports: []string{"eth0", "eth1"}},
 	})
 	require.NoError(t, err)
 	require.Equal(t, "br0 a-vlan bond0 bond0.7 eth0 eth1", names(order), "a VLAN behind its parent, a port behind what it is a port of")
 
 	order, err = Order([]Link{
-		{Name: "br0", Kind: Bridge, Ports: []string{"v1"}}, {Name: "v1", Kind: VLAN, Parent: "v2", ID: 3}, {Name: "v2", Kind: VLAN, Parent: "br0", ID: 3},
-		{Name: "eth0"}, {Name: "v3", Kind: VLAN, Parent: "v2", ID: 9},
+		{Name: "br0", Kind: Bridge, Ports: []string{"v1"}},
+		{Name: "v1", Kind: VLAN, Parent: "v2", ID: 3},
+		{Name: "v2", Kind: VLAN, Parent: "br0", ID: 3},
+		{Name: "eth0"},
+		{Name: "v3", Kind: VLAN, Parent: "v2", ID: 9},
 	})
 	require.NoError(t, err)
 	require.Equal(t, "br0 eth0 v2 v1 v3", names(order), "a port's bridge is there before it, whatever it stands on")

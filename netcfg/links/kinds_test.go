@@ -42,7 +42,10 @@ func TestVLANOverBond(t *testing.T) {
 			require.NoError(t, create(l))
 		}
 		for _, c := range []Change{
-			{Op: Enslave, Link: "s1", Value: "switch"}, {Op: Enslave, Link: "s2", Value: "switch"}, {Op: SetUp, Link: "switch"}, {Op: SetUp, Link: "switch.7"},
+			{Op: Enslave, Link: "s1", Value: "switch"},
+			{Op: Enslave, Link: "s2", Value: "switch"},
+			{Op: SetUp, Link: "switch"},
+			{Op: SetUp, Link: "switch.7"},
 			{Op: AddAddr, Link: "switch.7", Address: netip.MustParsePrefix("10.7.0.1/24")},
 		} {
 			require.NoError(t, apply(c, time.Now()))
