@@ -13,14 +13,20 @@ import (
 
 // Endpoint is a container's link into one network.
 type Endpoint struct {
-	HostIf string // name of the host's end
-	IfName string // name in the container
-	Pid    int    // a process in the container's network namespace
-	V4, V6 netip.Prefix
-	MAC    net.HardwareAddr
-	Free   bool // it may send with any address
-	// Default4 and Default6 are gateways to everywhere else, if valid.
-	Default4, Default6 netip.Addr
+	HostIf             string // name of the host's end
+	IfName             string // name in the container
+	Pid                int    // a process in the container's network namespace
+	V4, V6             netip.Prefix
+	MAC                net.HardwareAddr
+	Free               bool // it may send with any address
+	Default4, Default6 Way  // to everywhere else
+}
+
+// Way is where everywhere else is reached: by a gateway or, without one, through a link of the container's. The zero Way is
+// none.
+type Way struct {
+	Gateway netip.Addr
+	Link    string
 }
 
 // Plug gives a container its link: a veth pair with one end on the bridge and the other, addressed and up, in the
@@ -61,46 +67,13 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 	if err := netlink.LinkSetUp(veth); err != nil {
 		return fmt.Errorf("set link %s up: %w", e.HostIf, err)
 	}
-	return inside(e.Pid, func(ns *netlink.Handle) error {
-		if lo, err := ns.LinkByName("lo"); err == nil {
-			ns.LinkSetUp(lo)
-		}
-		link, err := ns.LinkByName(e.IfName)
-		if err != nil {
-			return fmt.Errorf("find %s in the container: %w", e.IfName, err)
-		}
-		for _, p := range []netip.Prefix{e.V4, e.V6} {
-			if !p.IsValid() {
-				continue
-			}
-			if err := ns.AddrAdd(link, address(p)); err != nil {
-				return fmt.Errorf("set address %s in the container: %w", p, err)
-			}
-		}
-		if err := ns.LinkSetUp(link); err != nil {
-			return fmt.Errorf("set %s in the container up: %w", e.IfName, err)
-		}
-		for _, gateway := range []netip.Addr{e.Default4, e.Default6} {
-			if err := setDefault(ns, gateway); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return inside(e.Pid, e.setUp)
 }
 
-// SetDefault makes the routes to everywhere else of a process's namespace lead to these gateways; where one is not valid
-// there is no such route.
-func SetDefault(pid int, v4, v6 netip.Addr) error {
+// SetDefault makes the routes to everywhere else of a process's namespace lead these ways.
+func SetDefault(pid int, v4, v6 Way) error {
 	return inside(pid, func(ns *netlink.Handle) error {
-		var errs error
-		if !v4.IsValid() {
-			errs = dropDefault(ns, everything4)
-		}
-		if !v6.IsValid() {
-			errs = errors.Join(errs, dropDefault(ns, everything6))
-		}
-		return errors.Join(errs, setDefault(ns, v4), setDefault(ns, v6))
+		return errors.Join(v4.replace(ns, everything4), v6.replace(ns, everything6))
 	})
 }
 
@@ -109,15 +82,30 @@ var (
 	everything6 = ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 )
 
-func setDefault(ns *netlink.Handle, gateway netip.Addr) error {
-	if !gateway.IsValid() {
+// replace is set, and where there is no way there is no such route.
+func (w Way) replace(ns *netlink.Handle, to *net.IPNet) error {
+	if w == (Way{}) {
+		return dropDefault(ns, to)
+	}
+	return w.set(ns, to)
+}
+
+func (w Way) set(ns *netlink.Handle, to *net.IPNet) error {
+	if w == (Way{}) {
 		return nil
 	}
-	to := everything4
-	if gateway.Is6() {
-		to = everything6
+	r := &netlink.Route{Dst: to, Gw: w.Gateway.AsSlice()}
+	if !w.Gateway.IsValid() {
+		link, err := ns.LinkByName(w.Link)
+		if err != nil {
+			return fmt.Errorf("find %s in the container: %w", w.Link, err)
+		}
+		r.LinkIndex, r.Scope = link.Attrs().Index, netlink.SCOPE_LINK
+		if to == everything6 {
+			r.Scope = netlink.SCOPE_UNIVERSE // IPv6 has no others
+		}
 	}
-	if err := ns.RouteReplace(&netlink.Route{Dst: to, Gw: gateway.AsSlice()}); err != nil {
+	if err := ns.RouteReplace(r); err != nil {
 		return fmt.Errorf("set default route in the container: %w", err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 // Package netcfg makes container networks what they should be: Set takes the whole desired state and brings the kernel
-// there, whatever it finds. It owns the bridges that have the engine's name in their alias, the links plugged into them
-// and the nftables tables of that name, and changes nothing else of the host's but forwarding, which it guards (see nft).
+// there, whatever it finds. It owns the bridges, VLANs and dummies that have the engine's name in their alias, the links
+// plugged into them and the nftables tables of that name, and changes nothing else of the host's but forwarding, which it
+// guards (see nft).
 // It imports nothing else of coble.
 package netcfg
 
@@ -33,6 +34,7 @@ type Network struct {
 // Config is the desired state.
 type Config struct {
 	Networks []Network
+	Attached []Attachment // whose parents stay
 	Ports    []Port
 	Links    map[string]Link // host ends of the links that are in use, by name; others on the bridges are removed
 }
@@ -172,7 +174,8 @@ func (h *Host) unwatch(name string) error {
 	return h.links.Drop(l)
 }
 
-// dropStale removes the engine's bridges and the links on them that nobody wants, and tells whether there was a bridge.
+// dropStale removes the engine's bridges, the links on them and the parents that nobody wants, and tells whether there was
+// a bridge.
 // Called with mu held.
 func (h *Host) dropStale(c Config) (bool, error) {
 	links, err := netlink.LinkList()
@@ -183,8 +186,11 @@ func (h *Host) dropStale(c Config) (bool, error) {
 	for _, n := range c.Networks {
 		wanted[n.Bridge] = true
 	}
+	for _, n := range c.Attached {
+		wanted[n.Parent] = true
+	}
 	for _, l := range links {
-		if a := l.Attrs(); l.Type() == "bridge" && a.Alias == alias(h.name) || wanted[a.Name] {
+		if a := l.Attrs(); a.Alias == alias(h.name) || l.Type() == "bridge" && wanted[a.Name] {
 			ours[a.Index] = true
 		}
 	}
@@ -192,14 +198,14 @@ func (h *Host) dropStale(c Config) (bool, error) {
 		a := l.Attrs()
 		_, used := c.Links[a.Name]
 		link := ours[a.MasterIndex] && !used
-		bridge := ours[a.Index] && !wanted[a.Name]
-		if !link && !bridge {
+		made := ours[a.Index] && !wanted[a.Name]
+		if !link && !made {
 			continue
 		}
 		if err := netlink.LinkDel(l); err != nil && !gone(err) {
 			return false, fmt.Errorf("remove link %s: %w", a.Name, err)
 		}
-		if bridge {
+		if made && l.Type() == "bridge" {
 			delete(h.ready, a.Name)
 			dropped = true
 		}

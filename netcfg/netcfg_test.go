@@ -72,6 +72,20 @@ func noBridgeNetfilter(t *testing.T) {
 
 // container starts a server in a namespace of its own and plugs it in.
 func container(t *testing.T, h *Host, n Network, hostIf, addr string) int {
+	p := netip.MustParsePrefix(addr)
+	return server(t, func(pid int) {
+		e := Endpoint{HostIf: hostIf, IfName: "eth0", Pid: pid, MAC: MACFor(p.Addr())}
+		if p.Addr().Is4() {
+			e.V4, e.Default4 = p, Way{Gateway: n.Gateway4}
+		} else {
+			e.V6, e.Default6 = p, Way{Gateway: n.Gateway6}
+		}
+		require.NoError(t, h.Plug(n, e))
+	})
+}
+
+// server starts a server in a namespace of its own, which waits until plug has given it an address.
+func server(t *testing.T, plug func(pid int)) int {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{"COBLE_TEST_SERVE=1"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
@@ -81,14 +95,7 @@ func container(t *testing.T, h *Host, n Network, hostIf, addr string) int {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	p := netip.MustParsePrefix(addr)
-	e := Endpoint{HostIf: hostIf, IfName: "eth0", Pid: cmd.Process.Pid, MAC: MACFor(p.Addr())}
-	if p.Addr().Is4() {
-		e.V4, e.Default4 = p, n.Gateway4
-	} else {
-		e.V6, e.Default6 = p, n.Gateway6
-	}
-	require.NoError(t, h.Plug(n, e))
+	plug(cmd.Process.Pid)
 	in.Write([]byte{'\n'})
 	io.ReadFull(out, make([]byte, len("ready")))
 	return cmd.Process.Pid
@@ -419,7 +426,7 @@ func TestWhoReachesWhom(t *testing.T) {
 		names = append(names, l.Attrs().Name)
 	}
 	require.ElementsMatch(t, []string{"lo", "lan", "tbr0", "tv0", "foreign"}, names)
-	require.NoError(t, SetDefault(members["10.99.0.2"], netip.Addr{}, netip.Addr{}))
+	require.NoError(t, SetDefault(members["10.99.0.2"], Way{}, Way{}))
 	require.ErrorIs(t, dialFrom(t, members["10.99.0.2"], "192.0.2.1:80"), unix.ENETUNREACH)
 	require.NoError(t, CleanUp("cobletest", "tbr0"))
 }

@@ -20,7 +20,7 @@ import (
 func testsScript(conn *notify.Conn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	_, err := boot.LoadModules(append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard"))
+	_, err := boot.LoadModules(append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard", "dummy", "macvlan", "ipvlan"))
 	disk, findErr := boot.FindDisk(ctx, "LABEL=tests")
 	err = errors.Join(err, boot.Hostname("tester"), boot.Loopback(), findErr)
 	if err == nil {

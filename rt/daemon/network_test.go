@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/moby/moby/api/types/container"
@@ -160,4 +162,64 @@ func TestStartsBesideEachOther(t *testing.T) {
 	for _, id := range ids {
 		require.Zero(t, m.wait(id), "its link is gone")
 	}
+}
+
+// TestAttachedNetwork: a container on a link of the host's is reached by who is on that link, at its own address, by name by its
+// sibling, and stays so under a new engine. What it publishes is not, and it is told.
+func TestAttachedNetwork(t *testing.T) {
+	m := newMachine(t, "")
+	m.loadBox()
+	parent := "p" + m.name()[len(m.name())-8:]
+	ip := func(args ...string) {
+		t.Helper()
+		out, err := exec.Command("ip", args...).CombinedOutput()
+		require.NoError(t, err, "ip %v: %s", args, out)
+	}
+	ip("link", "add", parent, "type", "veth", "peer", "name", parent+"x")
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", parent).Run() })
+	ip("link", "set", parent, "up")
+	ip("link", "set", parent+"x", "up")
+	ip("addr", "add", "10.213.4.1/24", "dev", parent+"x")
+	lan := map[string]any{"Name": "lan", "Driver": "macvlan", "Options": map[string]string{"parent": parent}, "IPAM": map[string]any{"Config": []any{map[string]string{"Subnet": "10.213.4.0/24"}}}}
+	m.do("POST", "/networks/create", lan)
+	require.Equal(t, "macvlan", m.network("lan").Driver)
+	status, text := m.call("POST", "/networks/create", map[string]any{"Name": "other", "Driver": "ipvlan", "Options": map[string]string{"parent": parent}})
+	require.Equal(t, 409, status, text)
+	require.Contains(t, text, "network lan is macvlan's there")
+	status, text = m.call("POST", "/networks/create", map[string]any{"Name": "other", "Driver": "macvlan", "Options": map[string]string{"parent": "nope7"}})
+	require.GreaterOrEqual(t, status, 400, text)
+	require.Contains(t, text, "find parent nope7: the host has no link of that name")
+
+	var made container.CreateResponse
+	web := request{Config: container.Config{Image: "box", StopSignal: "KILL", Cmd: []string{"sh", "-c", "mkdir /w; echo here > /w/index.html; exec busybox httpd -f -p 80 -h /w"}}}
+	web.HostConfig.NetworkMode = "lan"
+	web.HostConfig.PortBindings = network.PortMap{network.MustParsePort("80/tcp"): {{HostPort: "0"}}}
+	require.NoError(t, json.Unmarshal([]byte(m.do("POST", "/containers/create?name=web", web)), &made))
+	require.Contains(t, strings.Join(made.Warnings, " "), "Published ports are discarded")
+	m.do("POST", "/containers/web/start", nil)
+	address := m.inspect("web").NetworkSettings.Networks["lan"].IPAddress.String()
+	require.Empty(t, m.inspect("web").NetworkSettings.Ports[network.MustParsePort("80/tcp")])
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	get := func() error {
+		resp, err := client.Get("http://" + address + "/")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	}
+	require.Eventually(t, func() bool { return get() == nil }, 10*time.Second, 50*time.Millisecond)
+	m.awaitEngine(m.killEngine())
+	require.NoError(t, get())
+	code, out := m.ask("asks", "lan", "busybox", "wget", "-qO-", "http://web/")
+	require.Equal(t, "here\n", out)
+	require.Zero(t, code)
+
+	m.do("POST", "/networks/bridge/connect", network.ConnectRequest{Container: "web"})
+	require.NoError(t, get())
+	m.do("POST", "/networks/lan/disconnect", map[string]string{"Container": "web"})
+	require.Error(t, get())
+	m.do("POST", "/networks/lan/connect", network.ConnectRequest{Container: "web"})
+	m.do("DELETE", "/containers/web?force=1", nil)
+	m.do("DELETE", "/networks/lan", nil)
+	require.True(t, netcfg.Exists(parent), "what is the host's stays")
 }

@@ -58,7 +58,7 @@ func (e *Engine) create(j *Job, in request.Create) (CreateOut, error) {
 	c, _ := e.find(spec.ID)
 	e.used(spec.ImageID)
 	c.emit(events.ActionCreate, nil)
-	return CreateOut{ID: spec.ID, Warnings: []string{}}, nil
+	return CreateOut{ID: spec.ID, Warnings: e.portWarnings(spec)}, nil
 }
 
 // insert writes the layer, then the record: a layer without a record is swept at the next start, a record without its

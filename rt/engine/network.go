@@ -171,9 +171,11 @@ func (e *Engine) join(spec store.Spec, name string) (store.End, error) {
 	if err != nil {
 		return store.End{}, err
 	}
-	end := store.End{Network: n.ID, Name: n.Name, HostIf: hostIf(spec.ID, n), V4: l.V4, V6: l.V6}
-	end.MAC = net.HardwareAddr(asked.MacAddress).String()
-	if end.MAC == "" {
+	end := store.End{Network: n.ID, Name: n.Name, V4: l.V4, V6: l.V6, MAC: net.HardwareAddr(asked.MacAddress).String()}
+	if n.Driver == "bridge" {
+		end.HostIf = hostIf(spec.ID, n)
+	}
+	if end.MAC == "" && n.Driver != "ipvlan" { // whose links all have their parent's
 		end.MAC = netcfg.MACFor(orAddr(l.V4.Addr(), l.V6.Addr())).String()
 	}
 	return end, nil
@@ -207,9 +209,9 @@ func (e *Engine) plugNetwork(c *ctr, ends []store.End, pid int, u *undo) error {
 		return err
 	}
 	u.add(c.unplugNetwork)
-	route4, route6 := e.defaultRoutes(c.spec(), ends)
+	out := e.defaultRoutes(c.spec(), ends)
 	for _, end := range ends {
-		if err := e.plug(c.spec(), end, pid, route4, route6); err != nil {
+		if err := e.plug(c.spec(), end, pid, out); err != nil {
 			return err
 		}
 		e.endpointEvent(events.ActionConnect, c, end)
@@ -225,28 +227,38 @@ func (e *Engine) endpointEvent(action events.Action, c *ctr, end store.End) {
 }
 
 // plug makes one link. The default routes are set with the link that they lead through.
-func (e *Engine) plug(spec store.Spec, end store.End, pid int, route4, route6 netip.Addr) error {
+func (e *Engine) plug(spec store.Spec, end store.End, pid int, out routes) error {
+	link := netcfg.Endpoint{HostIf: end.HostIf, IfName: end.IfName, Pid: pid, V4: end.V4, V6: end.V6, Free: freeToSend(spec)}
+	if end.MAC != "" {
+		var err error
+		if link.MAC, err = net.ParseMAC(end.MAC); err != nil {
+			return fault.As(fault.Invalid, err)
+		}
+	}
+	if end.Network == out.four {
+		link.Default4 = out.way4
+	}
+	if end.Network == out.six {
+		link.Default6 = out.way6
+	}
+	if a, ok := e.networks.Attachment(end.Network); ok {
+		return withModules(a, func() error { return e.net.Attach(a, link) })
+	}
 	n, err := e.networks.Kernel(end.Network)
 	if err != nil {
 		return err
 	}
-	mac, err := net.ParseMAC(end.MAC)
-	if err != nil {
-		return fault.As(fault.Invalid, err)
-	}
-	link := netcfg.Endpoint{HostIf: end.HostIf, IfName: end.IfName, Pid: pid, V4: end.V4, V6: end.V6, MAC: mac, Free: freeToSend(spec)}
-	if route4 == n.Gateway4 {
-		link.Default4 = route4
-	}
-	if route6 == n.Gateway6 {
-		link.Default6 = route6
-	}
 	return e.net.Plug(n, link)
 }
 
-// defaultRoutes are the gateways to everywhere else: of the networks that lead anywhere, that with the highest priority,
-// or else the first by name.
-func (e *Engine) defaultRoutes(spec store.Spec, ends []store.End) (v4, v6 netip.Addr) {
+// routes are a container's ways to everywhere else, and the networks that they lead through; empty: none.
+type routes struct {
+	four, six  string // ids
+	way4, way6 netcfg.Way
+}
+
+// defaultRoutes are, of the networks that lead anywhere, those of that with the highest priority, or else of the first by name.
+func (e *Engine) defaultRoutes(spec store.Spec, ends []store.End) (out routes) {
 	byRank := slices.Clone(ends)
 	slices.SortFunc(byRank, func(a, b store.End) int {
 		return cmp.Or(cmp.Compare(priority(spec, b), priority(spec, a)), cmp.Compare(a.Name, b.Name))
@@ -256,14 +268,21 @@ func (e *Engine) defaultRoutes(spec store.Spec, ends []store.End) (v4, v6 netip.
 		if err != nil || n.Internal {
 			continue
 		}
-		if end.V4.IsValid() {
-			v4 = orAddr(v4, n.Gateway4)
+		a, _ := e.networks.Attachment(end.Network)
+		way := func(gateway netip.Addr) netcfg.Way {
+			if a.Routed() {
+				return netcfg.Way{Link: end.IfName}
+			}
+			return netcfg.Way{Gateway: gateway}
 		}
-		if end.V6.IsValid() {
-			v6 = orAddr(v6, n.Gateway6)
+		if end.V4.IsValid() && out.four == "" {
+			out.four, out.way4 = end.Network, way(n.Gateway4)
+		}
+		if end.V6.IsValid() && out.six == "" {
+			out.six, out.way6 = end.Network, way(n.Gateway6)
 		}
 	}
-	return v4, v6
+	return out
 }
 
 func priority(spec store.Spec, end store.End) int {
@@ -281,8 +300,10 @@ func (c *ctr) unplugNetwork() {
 		return
 	}
 	for _, end := range ends {
-		if err := c.e.net.Unplug(end.HostIf); err != nil {
-			c.e.log.Error("remove link", "container", c.spec().Name, "err", err)
+		if end.HostIf != "" { // others go with their namespace
+			if err := c.e.net.Unplug(end.HostIf); err != nil {
+				c.e.log.Error("remove link", "container", c.spec().Name, "err", err)
+			}
 		}
 		c.e.endpointEvent(events.ActionDisconnect, c, end)
 	}
@@ -324,7 +345,9 @@ func (e *Engine) applyNetwork() error {
 		}
 		ends := ct.ends()
 		for _, end := range ends {
-			c.Links[end.HostIf] = linkOf(v.Spec, end)
+			if end.HostIf != "" {
+				c.Links[end.HostIf] = linkOf(v.Spec, end)
+			}
 			used = used || end.Name == networks.Default
 		}
 		ports, err := e.portTargets(v, ends, where)
@@ -334,6 +357,9 @@ func (e *Engine) applyNetwork() error {
 		c.Ports = append(c.Ports, ports...)
 	}
 	for _, n := range e.networks.All() {
+		if a, ok := e.networks.Attachment(n.ID); ok {
+			c.Attached = append(c.Attached, a)
+		}
 		if n.Driver != "bridge" || n.Name == networks.Default && !used && !netcfg.Exists(e.bridgeName()) {
 			continue
 		}
@@ -374,28 +400,29 @@ func freeToSend(spec store.Spec) bool {
 	return spec.Host.Privileged || slices.ContainsFunc(spec.Host.CapAdd, admin)
 }
 
-// portTargets are where the container's published ports lead: to its address in the network of its default route.
+// portTargets are where the container's published ports lead: to its address in the network of its default route, if that is
+// a bridge. In others it is reached at its own address.
 func (e *Engine) portTargets(v View, ends []store.End, where *places) ([]netcfg.Port, error) {
-	route4, route6 := e.defaultRoutes(v.Spec, ends)
+	out := e.defaultRoutes(v.Spec, ends)
 	var ports []netcfg.Port
 	for _, end := range ends {
-		n, err := e.networks.Kernel(end.Network)
-		if err != nil {
+		if end.HostIf == "" {
 			continue
 		}
 		for _, p := range v.State.Ports {
 			ip, _ := netip.ParseAddr(p.HostIP)
 			to := netcfg.Port{Proto: p.Proto, HostIP: ip, HostPort: p.HostPort}
 			if followsListen(p) {
+				var err error
 				if to.Listen, err = where.of(v.Listen); err != nil {
 					return nil, err
 				}
 			}
-			if end.V4.IsValid() && n.Gateway4 == route4 && !ip.Is6() {
+			if end.Network == out.four && !ip.Is6() {
 				to.To = netip.AddrPortFrom(end.V4.Addr(), p.ContainerPort)
 				ports = append(ports, to)
 			}
-			if end.V6.IsValid() && n.Gateway6 == route6 && !ip.Is4() {
+			if end.Network == out.six && !ip.Is4() {
 				to.To = netip.AddrPortFrom(end.V6.Addr(), p.ContainerPort)
 				ports = append(ports, to)
 			}

@@ -64,7 +64,7 @@ func (e *Engine) networkEvent(action events.Action, n network.Network, container
 	e.events.emit(events.NetworkEventType, action, n.ID, a)
 }
 
-// createNetwork makes a network and its bridge.
+// createNetwork makes a network, and its bridge or parent.
 func (e *Engine) createNetwork(_ *Job, n network.Network) (network.Network, error) {
 	if networks.Predefined(n.Name) {
 		return n, fault.New(fault.Forbidden, "operation is not permitted on predefined %s network", n.Name)
@@ -74,7 +74,10 @@ func (e *Engine) createNetwork(_ *Job, n network.Network) (network.Network, erro
 	if err != nil {
 		return n, err
 	}
-	if err := e.applyNetwork(); err != nil {
+	if err = e.applyNetwork(); err == nil {
+		err = e.makeParent(n.ID)
+	}
+	if err != nil {
 		e.networks.Remove(n.ID)
 		return n, fmt.Errorf("create network %s: %w", n.Name, err)
 	}
@@ -153,7 +156,7 @@ func (e *Engine) connect(_ *Job, in ConnectIn) (any, error) {
 	defer c.op.Unlock()
 	spec := c.spec()
 	switch m := spec.Host.NetworkMode; {
-	case n.Driver != "bridge" || m.IsHost() || m.IsContainer():
+	case n.Driver == "host" || n.Driver == "null" || m.IsHost() || m.IsContainer():
 		return nil, fault.New(fault.Invalid, "container %s cannot be connected to network %s: one that shares the network of the host or of another container has no other, and the network host is none to join", spec.Name, n.Name)
 	case spec.Networks[n.Name] != nil:
 		return nil, fault.New(fault.Forbidden, "endpoint with name %s already exists in network %s", spec.Name, n.Name)
@@ -193,7 +196,7 @@ func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) erro
 	next.Leases[n.ID] = store.Lease{V4: end.V4.Addr(), V6: end.V6.Addr()}
 	undo := func(err error) error {
 		c.setState(func(st *store.State) { st.Ends = had })
-		err = errors.Join(err, c.putNetworks(before), e.net.Unplug(end.HostIf))
+		err = errors.Join(err, c.putNetworks(before), e.unplug(end, c.view().State.Pid))
 		e.networks.Leave(n.ID, before.ID)
 		return err
 	}
@@ -203,7 +206,7 @@ func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) erro
 	}
 	c.setState(func(st *store.State) { st.Ends, st.HostIf = ends, "" })
 	pid := c.view().State.Pid
-	if err := e.plug(next, end, pid, netip.Addr{}, netip.Addr{}); err != nil {
+	if err := e.plug(next, end, pid, routes{}); err != nil {
 		return undo(err)
 	}
 	if err := e.reroute(c, next, ends, pid); err != nil {
@@ -222,8 +225,8 @@ func (c *ctr) putNetworks(next store.Spec) error {
 
 // reroute sets the default routes anew, the ports' targets and the container's own names.
 func (e *Engine) reroute(c *ctr, spec store.Spec, ends []store.End, pid int) error {
-	v4, v6 := e.defaultRoutes(spec, ends)
-	if err := netcfg.SetDefault(pid, v4, v6); err != nil {
+	out := e.defaultRoutes(spec, ends)
+	if err := netcfg.SetDefault(pid, out.way4, out.way6); err != nil {
 		return err
 	}
 	if err := errors.Join(c.writeHosts(ends), c.writeName("resolv.conf", c.resolvConf(named(ends)))); err != nil {
@@ -259,7 +262,7 @@ func (e *Engine) disconnect(_ *Job, in DisconnectIn) (any, error) {
 	c.op.Lock()
 	defer c.op.Unlock()
 	spec := c.spec()
-	if spec.Networks[n.Name] == nil || n.Driver != "bridge" {
+	if spec.Networks[n.Name] == nil || n.Driver == "host" || n.Driver == "null" {
 		return nil, fault.New(fault.Forbidden, "container %s is not connected to network %s", spec.Name, n.Name)
 	}
 	asked := maps.Clone(spec.Networks)
@@ -283,7 +286,7 @@ func (e *Engine) disconnect(_ *Job, in DisconnectIn) (any, error) {
 		return true
 	})
 	c.setState(func(st *store.State) { st.Ends, st.HostIf = kept, "" })
-	if err := e.net.Unplug(left.HostIf); err != nil {
+	if err := e.unplug(left, c.view().State.Pid); err != nil {
 		return nil, err
 	}
 	e.networkEvent(events.ActionDisconnect, n, spec.ID)
@@ -294,6 +297,9 @@ func (e *Engine) disconnect(_ *Job, in DisconnectIn) (any, error) {
 func checkEndpoint(n network.Network, s *network.EndpointSettings) error {
 	if len(s.DriverOpts) > 0 {
 		return fault.New(fault.Unsupported, "network %s: coble has no driver options of an endpoint", n.Name)
+	}
+	if len(s.MacAddress) > 0 && n.Driver == "ipvlan" {
+		return fault.New(fault.Invalid, "network %s: links of ipvlan all have their parent's MAC address, and can have no other", n.Name)
 	}
 	c := s.IPAMConfig
 	if c == nil {

@@ -32,6 +32,9 @@ func (e *Engine) reservePorts(c *ctr, ends []store.End) ([]store.PortLease, erro
 		}
 		usual = networks.HostIP(n)
 	}
+	if out := e.defaultRoutes(c.spec(), ends); len(ends) > 0 && e.unpublished(out) {
+		return nil, nil
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for port, bindings := range published(c.spec()) {

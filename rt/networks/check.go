@@ -1,14 +1,19 @@
 package networks
 
 import (
+	"cmp"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/network"
 
+	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/fault"
 )
 
@@ -20,6 +25,21 @@ const (
 	optHostIP     = "com.docker.network.bridge.host_binding_ipv4"
 	optMTU        = "com.docker.network.driver.mtu"
 )
+
+// Options of the drivers macvlan and ipvlan.
+const (
+	optParent      = "parent"
+	optMacvlanMode = "macvlan_mode"
+	optIPVlanMode  = "ipvlan_mode"
+	optIPVlanFlag  = "ipvlan_flag"
+)
+
+// options are those that each driver has.
+var options = map[string][]string{
+	"bridge":  {optBridge, optICC, optMasquerade, optHostIP, optMTU},
+	"macvlan": {optParent, optMacvlanMode, optMTU},
+	"ipvlan":  {optParent, optIPVlanMode, optIPVlanFlag, optMTU},
+}
 
 const maxLinkName = 15 // bytes; IFNAMSIZ less its NUL
 
@@ -41,11 +61,12 @@ func check(n *network.Network) error {
 	bad := func(format string, args ...any) error {
 		return fault.New(fault.Invalid, "create network %s: %s", n.Name, fmt.Sprintf(format, args...))
 	}
+	n.Driver = cmp.Or(n.Driver, "bridge")
 	switch {
 	case !validName(n.Name):
 		return fault.New(fault.Invalid, "invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed", n.Name)
-	case n.Driver != "" && n.Driver != "bridge":
-		return fault.New(fault.NotFound, "create network %s: driver %q is not known: coble has bridge, and the networks host and none that are always there", n.Name, n.Driver)
+	case options[n.Driver] == nil:
+		return fault.New(fault.NotFound, "create network %s: driver %q is not known: coble has bridge, macvlan and ipvlan, and the networks host and none that are always there", n.Name, n.Driver)
 	case n.Scope != "" && n.Scope != "local":
 		return bad("scope %q is not known: coble has local networks only", n.Scope)
 	case n.Ingress || n.ConfigOnly || n.ConfigFrom.Network != "":
@@ -55,7 +76,7 @@ func check(n *network.Network) error {
 	case len(n.IPAM.Options) > 0:
 		return bad("coble has no options of the IPAM driver")
 	}
-	n.Driver, n.Scope, n.IPAM.Driver = "bridge", "local", "default"
+	n.Scope, n.IPAM.Driver = "local", "default"
 	if n.Options == nil {
 		n.Options = map[string]string{}
 	}
@@ -76,19 +97,41 @@ func check(n *network.Network) error {
 		return bad("IPv4 or IPv6 must be enabled")
 	}
 	for key, value := range n.Options {
+		if known := options[n.Driver]; !slices.Contains(known, key) {
+			return bad("option %s is not known: the driver %s has %s", key, n.Driver, strings.Join(known, ", "))
+		}
 		if err := checkOption(key, value); err != nil {
 			return bad("%v", err)
 		}
 	}
-	if n.Options[optBridge] == "" {
+	switch {
+	case n.Driver == "bridge" && n.Options[optBridge] == "":
 		n.Options[optBridge] = "br-" + n.ID[:12]
+	case n.Driver != "bridge" && n.Options[optParent] == "": // as Docker has it
+		n.Options[optParent] = ownParent(n.ID)
+		n.Internal = true
 	}
 	return nil
 }
 
+// ownParent is the dummy of a network that was given no parent.
+func ownParent(id string) string { return "dm-" + id[:12] }
+
 func checkOption(key, value string) error {
+	oneOf := func(known []string) error {
+		if slices.Contains(known, value) {
+			return nil
+		}
+		return fmt.Errorf("option %s: %q is none of %s", key, value, strings.Join(known, ", "))
+	}
 	switch key {
-	case optBridge:
+	case optMacvlanMode:
+		return oneOf(slices.Sorted(maps.Keys(netcfg.MacvlanModes))[1:])
+	case optIPVlanMode:
+		return oneOf(slices.Sorted(maps.Keys(netcfg.IPVlanModes))[1:])
+	case optIPVlanFlag:
+		return oneOf(slices.Sorted(maps.Keys(netcfg.IPVlanFlags))[1:])
+	case optBridge, optParent:
 		if len(value) > maxLinkName || value == "" || strings.ContainsAny(value, "/: \t\n") || value == "." || value == ".." {
 			return fmt.Errorf("option %s: %q is no name of a link: at most %d bytes, without slash, colon or blank", key, value, maxLinkName)
 		}
@@ -104,13 +147,35 @@ func checkOption(key, value string) error {
 		if n, err := strconv.Atoi(value); err != nil || n < 68 || n > 65535 {
 			return fmt.Errorf("option %s: %q is no MTU from 68 to 65535", key, value)
 		}
-	default:
-		return fmt.Errorf("option %s is not known: coble has %s", key, strings.Join([]string{optBridge, optICC, optMasquerade, optHostIP, optMTU}, ", "))
 	}
 	return nil
 }
 
 func (e *entry) bridge() string { return e.Options[optBridge] }
+
+// attachment is what netcfg makes of a network of the drivers macvlan and ipvlan.
+func (e *entry) attachment() netcfg.Attachment {
+	a := netcfg.Attachment{Driver: e.Driver, Parent: e.Options[optParent], MTU: e.mtu(), Flag: e.Options[optIPVlanFlag]}
+	a.Alone = a.Parent == ownParent(e.ID)
+	a.Mode = cmp.Or(e.Options[optMacvlanMode], e.Options[optIPVlanMode])
+	return a
+}
+
+// parentFree refuses a parent that another network has in a way that goes together with no other: links of one kind are of
+// one kind only, and all of ipvlan on it have one mode. Passing through takes the parent whole.
+func parentFree(a, other netcfg.Attachment) error {
+	switch {
+	case a.Parent != other.Parent:
+		return nil
+	case a.Driver != other.Driver:
+		return fmt.Errorf("is %s's there", other.Driver)
+	case a.Driver == "ipvlan" && (a.Mode != other.Mode || a.Flag != other.Flag):
+		return errors.New("has another mode or flag there, and ipvlan has one of each on a parent")
+	case a.Mode == "passthru" || other.Mode == "passthru":
+		return errors.New("has it too, and passthru shares it with none")
+	}
+	return nil
+}
 
 // on reads an option that is on unless it is switched off.
 func (e *entry) on(key string) bool {

@@ -185,7 +185,7 @@ func (r *Registry) Create(n network.Network) (network.Network, error) {
 	if err := r.choosePools(e); err != nil {
 		return n, err
 	}
-	if err := r.bridgeFree(e); err != nil {
+	if err := r.linkFree(e); err != nil {
 		return n, err
 	}
 	b, err := json.Marshal(e.Network)
@@ -243,14 +243,33 @@ func (r *Registry) choosePools(e *entry) error {
 	return nil
 }
 
-// bridgeFree refuses a bridge that another network has. Called with mu held.
-func (r *Registry) bridgeFree(e *entry) error {
+// linkFree refuses a bridge that another network has, and a parent that cannot be shared. Called with mu held.
+func (r *Registry) linkFree(e *entry) error {
 	for _, other := range r.all {
-		if other.Driver == "bridge" && other.bridge() == e.bridge() {
+		switch {
+		case e.Driver == "bridge" && other.Driver == "bridge" && other.bridge() == e.bridge():
 			return fault.New(fault.Conflict, "bridge %s is that of network %s", e.bridge(), other.Name)
+		case e.Driver != "bridge" && other.attached():
+			if err := parentFree(e.attachment(), other.attachment()); err != nil {
+				return fault.New(fault.Conflict, "create network %s: parent %s: network %s %s", e.Name, e.Options[optParent], other.Name, err)
+			}
 		}
 	}
 	return nil
+}
+
+// attached tells whether the network has no bridge, but links on a parent.
+func (e *entry) attached() bool { return e.Driver == "macvlan" || e.Driver == "ipvlan" }
+
+// Attachment is what netcfg is to make of a network without a bridge; ok is false for others.
+func (r *Registry) Attachment(id string) (a netcfg.Attachment, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, err := r.find(id)
+	if err != nil || !e.attached() {
+		return a, false
+	}
+	return e.attachment(), true
 }
 
 // Remove forgets a network. Whether somebody is in it is the caller's to know.

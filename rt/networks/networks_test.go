@@ -101,7 +101,7 @@ func TestRefused(t *testing.T) {
 		"overlaps with other":                  ask(2, "x", "10.88.0.0/16"),
 		"invalid network name":                 ask(2, "a b"),
 		"invalid network name \"\"":            ask(2, ""),
-		`driver "macvlan" is not known`:        func() network.Network { n := ask(2, "x"); n.Driver = "macvlan"; return n }(),
+		`driver "overlay" is not known`:        func() network.Network { n := ask(2, "x"); n.Driver = "overlay"; return n }(),
 		"option com.example is not known":      func() network.Network { n := ask(2, "x"); n.Options = map[string]string{"com.example": "1"}; return n }(),
 		"is no name of a link":                 func() network.Network { n := ask(2, "x"); n.Options = map[string]string{optBridge: "../x"}; return n }(),
 		"bridge t0 is that of network bridge":  func() network.Network { n := ask(2, "x"); n.Options = map[string]string{optBridge: "t0"}; return n }(),

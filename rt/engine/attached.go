@@ -1,0 +1,69 @@
+package engine
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/init/boot"
+	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/networks"
+	"github.com/coble-os/coble/rt/store"
+)
+
+// Networks without a bridge: see netcfg.Attachment.
+
+// makeParent makes sure of the link that a network without a bridge is on, if this is one.
+func (e *Engine) makeParent(id string) error {
+	a, ok := e.networks.Attachment(id)
+	if !ok {
+		return nil
+	}
+	return withModules(a, func() error { return e.net.MakeParent(a) })
+}
+
+// withModules does what may need a module of the kernel's, again once that is loaded: the kernel asks modprobe(8) for it, which
+// an appliance does not have.
+func withModules(a netcfg.Attachment, do func() error) error {
+	err := do()
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	if missing, lerr := boot.LoadModules(a.Modules()); lerr != nil || len(missing) == len(a.Modules()) {
+		return errors.Join(err, lerr)
+	}
+	return do()
+}
+
+// unplug removes one link of a container that runs on. What has no end on the host is removed from inside.
+func (e *Engine) unplug(end store.End, pid int) error {
+	if end.HostIf == "" {
+		return e.net.Detach(pid, end.IfName)
+	}
+	return e.net.Unplug(end.HostIf)
+}
+
+// unpublished tells whether the ways out lead through networks without a bridge, where containers are reached at their own
+// addresses only.
+func (e *Engine) unpublished(out routes) bool {
+	_, four := e.networks.Attachment(out.four)
+	_, six := e.networks.Attachment(out.six)
+	return (four || out.four == "") && (six || out.six == "") && (four || six)
+}
+
+// portWarnings says which ports will not be published, of a container that is yet to start.
+func (e *Engine) portWarnings(spec store.Spec) []string {
+	var drivers []string
+	for name := range spec.Networks {
+		n, err := e.networks.Get(name)
+		if err != nil || n.Driver == "bridge" || networks.Predefined(n.Name) {
+			return []string{}
+		}
+		drivers = append(drivers, n.Driver)
+	}
+	if len(drivers) == 0 || len(published(spec)) == 0 {
+		return []string{}
+	}
+	return []string{"Published ports are discarded: in a network of the driver " + strings.Join(drivers, ", ") + " the container is reached at its own address"}
+}
