@@ -28,7 +28,7 @@ func archives() []mutant {
 		unpack("deep nesting is refused", "unpack.go", `if strings.Count(name, "/") > u.o.Limits.Depth {`, "if false {", "TestHostileArchives"),
 		unpack("zeros without end are refused", "unpack.go", "if n > maxTail {", "if n < 0 {", "TestBrokenStreams|TestHostileArchives"),
 		unpack("a link in a device's place is not followed", "dress.go", "if st.Mode&unix.S_IFMT == unix.S_IFLNK {\n\t\treturn fmt.Errorf(\"%w: a link took", "if st.Mode == 0 {\n\t\treturn fmt.Errorf(\"%w: a link took", "TestSwappedDevice"),
-		{"blob: a wrong digest is noticed", "layers/blob/blob.go", `if v.want != "" && v.Digest() != v.want {`, "if false {", "./layers/blob", "TestOpenLayer"},
+		{"blob: a wrong digest is noticed", "layers/blob/blob.go", `if want != "" && v.Digest() != want {`, "if false {", "./layers/blob", "TestOpenLayer"},
 		{"blob: a wrong size is noticed", "layers/blob/blob.go", "if v.size >= 0 && v.n != v.size {", "if false {", "./layers/blob", "TestOpenLayer"},
 		{"blob: a large manifest is refused", "layers/blob/blob.go", "if size > limit {", "if false {", "./layers/blob", "TestReadSmall"},
 	}
