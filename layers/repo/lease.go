@@ -20,6 +20,8 @@ import (
 const (
 	leasePrefix = "lease:"
 	kindKeeps   = "keeps"
+
+	leftAge = 7 * 24 * time.Hour // how long what nobody asked for again is kept, layers and downloads
 )
 
 // leaseNode is the value of a lease's node.

@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/download"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
@@ -49,7 +50,7 @@ var ErrPlatform = errors.New("no matching manifest")
 //
 // The lowest layer that is missing is unpacked while it downloads; two more
 // download meanwhile into files, since they stand on it and can't be unpacked
-// yet (see fetches for when such bytes reach the storage). Finished layers
+// yet (see package download for when such bytes reach the storage). Finished layers
 // become durable together, or after ten seconds (see batch). Layers that are
 // here are not asked for; one that another pull or load is making is waited
 // for. Layers that were finished stay when the rest fails, until the next
@@ -211,7 +212,7 @@ func checkLayerType(d ocispec.Descriptor) error {
 func (p *pull) layers(ctx context.Context, rc recipe, mf image.Manifest, nodes []string) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	src := &remoteSource{p: p, ctx: ctx, fetches: make([]*fetch, len(nodes)), told: make([]chan struct{}, len(nodes))}
+	src := &remoteSource{p: p, ctx: ctx, blobs: make([]*download.Blob, len(nodes)), told: make([]chan struct{}, len(nodes))}
 	need, total := make([]bool, len(nodes)), int64(0)
 	for i, n := range nodes {
 		have, err := p.r.haveLayer(n)
@@ -219,7 +220,7 @@ func (p *pull) layers(ctx context.Context, rc recipe, mf image.Manifest, nodes [
 			return err
 		}
 		if have {
-			if err := p.r.fetches.forget(mf.Layers[i].Digest); err != nil {
+			if err := p.r.downloads.Forget(mf.Layers[i].Digest); err != nil {
 				return err
 			}
 		}
@@ -306,9 +307,9 @@ func (p *pull) layer(ctx context.Context, b *batch, src *remoteSource, rc recipe
 	if err == nil {
 		return nil // made tells, now or later
 	}
-	f := src.fetches[i]
+	f := src.blobs[i]
 	full := errors.Is(err, blob.ErrNoSpace)
-	if f == nil || ctx.Err() != nil || f.failed() && !full {
+	if f == nil || ctx.Err() != nil || f.Failed() && !full {
 		return err // what came of the blob may be gone on with
 	}
 	if rerr := src.spend(i); rerr != nil {
@@ -317,7 +318,7 @@ func (p *pull) layer(ctx context.Context, b *batch, src *remoteSource, rc recipe
 	if full && !p.freed {
 		p.freed = p.r.freed()
 	}
-	if full && !p.freed || !full && f.resumed == 0 {
+	if full && !p.freed || !full && f.Resumed() == 0 {
 		return err
 	}
 	_, err = b.ensure(ctx, src, job)
@@ -326,13 +327,13 @@ func (p *pull) layer(ctx context.Context, b *batch, src *remoteSource, rc recipe
 
 // remoteSource is a registry as a source of layers.
 type remoteSource struct {
-	p       *pull
-	ctx     context.Context
-	at      int             // the layer that is being made
-	fetches []*fetch        // by layer; nil for one that is here
-	told    []chan struct{} // by layer; closed when all is told of its download
-	all     []ocispec.Descriptor
-	watch   sync.WaitGroup
+	p     *pull
+	ctx   context.Context
+	at    int              // the layer that is being made
+	blobs []*download.Blob // by layer; nil for one that is here
+	told  []chan struct{}  // by layer; closed when all is told of its download
+	all   []ocispec.Descriptor
+	watch sync.WaitGroup
 }
 
 // begin starts all downloads; as many as there are slots run.
@@ -349,12 +350,12 @@ func (s *remoteSource) begin(list []ocispec.Descriptor, need []bool) error {
 }
 
 func (s *remoteSource) fetch(i int) error {
-	f, err := s.p.r.fetches.get(s.ctx, s.all[i], s.p.s.Blob)
+	f, err := s.p.r.downloads.Get(s.ctx, s.all[i], s.p.s.Blob)
 	if err != nil {
 		return err
 	}
 	told := make(chan struct{})
-	s.fetches[i], s.told[i] = f, told
+	s.blobs[i], s.told[i] = f, told
 	s.watch.Go(func() {
 		defer close(told)
 		s.p.follow(s.ctx, f)
@@ -364,13 +365,13 @@ func (s *remoteSource) fetch(i int) error {
 
 // open implements source.
 func (s *remoteSource) open(string) (io.ReadCloser, int64, error) {
-	if s.fetches[s.at] == nil {
+	if s.blobs[s.at] == nil {
 		if err := s.fetch(s.at); err != nil {
 			return nil, 0, err
 		}
 	}
-	f := s.fetches[s.at]
-	return f.reader(s.ctx), f.desc.Size, nil
+	f := s.blobs[s.at]
+	return f.Reader(s.ctx), f.Descriptor().Size, nil
 }
 
 func (s *remoteSource) has(string) bool { return true }
@@ -378,47 +379,47 @@ func (s *remoteSource) close() error    { return nil }
 
 // spend lets go of a download that nobody needs any more.
 func (s *remoteSource) spend(i int) error {
-	f := s.fetches[i]
+	f := s.blobs[i]
 	if f == nil {
 		return nil
 	}
-	s.fetches[i] = nil
-	return f.release(true)
+	s.blobs[i] = nil
+	return f.Release(true)
 }
 
 // end lets go of all downloads.
 func (s *remoteSource) end(spent bool) (err error) {
 	s.watch.Wait()
-	for _, f := range s.fetches {
+	for _, f := range s.blobs {
 		if f != nil {
-			err = errors.Join(err, f.release(spent))
+			err = errors.Join(err, f.Release(spent))
 		}
 	}
 	return err
 }
 
 // follow tells how far a download is, at most ten times a second.
-func (p *pull) follow(ctx context.Context, f *fetch) {
-	d, waited := f.desc, false
+func (p *pull) follow(ctx context.Context, f *download.Blob) {
+	d, waited := f.Descriptor(), false
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		st := f.state()
+		st := f.State()
 		switch {
-		case st.err != nil || ctx.Err() != nil:
+		case st.Err != nil || ctx.Err() != nil:
 			return
-		case st.have == d.Size:
+		case st.Have == d.Size:
 			p.tell(d.Digest, "Download complete", 0, 0)
 			return
-		case st.started && st.have > 0:
-			p.tell(d.Digest, "Downloading", st.have, d.Size)
-		case !st.started && !waited:
+		case st.Started && st.Have > 0:
+			p.tell(d.Digest, "Downloading", st.Have, d.Size)
+		case !st.Started && !waited:
 			p.tell(d.Digest, "Waiting", 0, 0)
 			waited = true
 		}
 		select {
 		case <-tick.C:
-		case <-f.done:
+		case <-f.Done():
 		case <-ctx.Done():
 			return
 		}

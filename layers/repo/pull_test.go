@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -106,7 +105,7 @@ func TestPull(t *testing.T) {
 			_, err = r.Remove(n.String(), false)
 			require.NoError(t, err)
 			empty(t, r)
-			require.Empty(t, drivertest.Tree(r.fetches.dir))
+			require.Empty(t, drivertest.Tree(r.downloads.Dir()))
 		})
 	}
 }
@@ -205,7 +204,7 @@ func TestPullRefuses(t *testing.T) {
 			c.spoil(reg)
 			_, err := pullFrom(ctx, r, n, nil)
 			require.ErrorContains(t, err, c.want)
-			require.Empty(t, drivertest.Tree(r.fetches.dir))
+			require.Empty(t, drivertest.Tree(r.downloads.Dir()))
 			require.NoError(t, r.dropLeases(0))
 			_, err = r.collect()
 			require.NoError(t, err)
@@ -308,9 +307,8 @@ func TestPullGoesOnAfterARestart(t *testing.T) {
 		defer func() {
 			waitFor(t, func() bool {
 				ok, _ := r.haveLayer(layerPrefix + m.chains(t)[0].String())
-				r.fetches.mu.Lock()
-				defer r.fetches.mu.Unlock()
-				return ok && r.fetches.live[digest.FromBytes(m.layers[1])].state().have == 3<<20
+				st, err := os.Stat(filepath.Join(r.downloads.Dir(), digest.FromBytes(m.layers[1]).Encoded()))
+				return ok && err == nil && st.Size() == 3<<20
 			})
 			stop()
 		}()
@@ -334,7 +332,7 @@ func TestPullGoesOnAfterARestart(t *testing.T) {
 	require.NoError(t, err, "it asks for a range")
 	require.Equal(t, 3<<20, from)
 	require.Len(t, shown(t, r, m.id(t)), 2)
-	require.Empty(t, drivertest.Tree(r.fetches.dir), "nothing is left of the download")
+	require.Empty(t, drivertest.Tree(r.downloads.Dir()), "nothing is left of the download")
 	_, err = r.Remove(n.String(), false)
 	require.NoError(t, err)
 	empty(t, r)
@@ -360,11 +358,11 @@ func TestPullDistrustsWhatIsLeft(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRepo(t)
 			_, n, _ := offered(t, blob.Plain, m)
-			require.NoError(t, os.WriteFile(filepath.Join(r.fetches.dir, digest.FromBytes(m.layers[0]).Encoded()), left, 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(r.downloads.Dir(), digest.FromBytes(m.layers[0]).Encoded()), left, 0o600))
 			_, err := pullFrom(ctx, r, n, nil)
 			require.NoError(t, err)
 			require.Len(t, shown(t, r, m.id(t)), 1)
-			require.Empty(t, drivertest.Tree(r.fetches.dir))
+			require.Empty(t, drivertest.Tree(r.downloads.Dir()))
 		})
 	}
 }
@@ -377,21 +375,21 @@ func TestPullForgetsWhatIsUnpacked(t *testing.T) {
 	_, n, _ := offered(t, blob.Plain, m)
 	_, err := pullFrom(ctx, r, n, nil)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(r.fetches.dir, digest.FromBytes(m.layers[0]).Encoded()), m.layers[0], 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(r.downloads.Dir(), digest.FromBytes(m.layers[0]).Encoded()), m.layers[0], 0o600))
 	_, err = pullFrom(ctx, r, n, nil)
 	require.NoError(t, err)
-	require.Empty(t, drivertest.Tree(r.fetches.dir))
+	require.Empty(t, drivertest.Tree(r.downloads.Dir()))
 }
 
 func TestOldDownloadsAreSwept(t *testing.T) {
 	drivertest.NeedRoot(t)
 	w := where{dir: t.TempDir()}
 	r, db := w.open(t)
-	keep, gone := filepath.Join(r.fetches.dir, strings.Repeat("a", 64)), filepath.Join(r.fetches.dir, strings.Repeat("b", 64))
+	keep, gone := filepath.Join(r.downloads.Dir(), strings.Repeat("a", 64)), filepath.Join(r.downloads.Dir(), strings.Repeat("b", 64))
 	for _, p := range []string{keep, gone} {
 		require.NoError(t, os.WriteFile(p, []byte("x"), 0o600))
 	}
-	old := time.Now().Add(-partialAge - time.Hour)
+	old := time.Now().Add(-leftAge - time.Hour)
 	require.NoError(t, os.Chtimes(gone, old, old))
 	require.NoError(t, db.Close())
 	w.open(t)
@@ -438,12 +436,7 @@ func TestPullOutlivesTheFirst(t *testing.T) {
 	go func() { _, err := pullFrom(first, r, n, nil); ended <- err }()
 	waitFor(t, func() bool { return len(reg.Requests(at)) == 1 })
 	go func() { _, err := pullFrom(ctx, r, n, nil); ended <- err }()
-	waitFor(t, func() bool {
-		r.fetches.mu.Lock()
-		defer r.fetches.mu.Unlock()
-		f := r.fetches.live[digest.FromBytes(m.layers[0])]
-		return f != nil && f.refs == 2
-	})
+	waitFor(t, func() bool { return r.downloads.Users(digest.FromBytes(m.layers[0])) == 2 })
 	stop()
 	require.ErrorIs(t, <-ended, context.Canceled)
 	close(held)
@@ -575,69 +568,10 @@ func (s *stalling) Write(p []byte) (int, error) {
 	return s.ResponseWriter.Write(p)
 }
 
-// What brings more than it should is an error before it fills the disk.
-func TestFetchIsBounded(t *testing.T) {
-	for name, size := range map[string]int64{"in memory": 1000, "in a file": smallBlob + 1000} {
-		t.Run(name, func(t *testing.T) {
-			fs, err := openFetches(t.TempDir())
-			require.NoError(t, err)
-			d := ocispec.Descriptor{Digest: digest.FromString("x"), Size: size}
-			f, err := fs.get(ctx, d, func(context.Context, ocispec.Descriptor, int64) io.ReadCloser {
-				return io.NopCloser(io.LimitReader(endless{}, 64<<20))
-			})
-			require.NoError(t, err)
-			<-f.done
-			require.ErrorIs(t, f.state().err, blob.ErrSize)
-			require.NoError(t, f.release(false))
-			require.Empty(t, drivertest.Tree(fs.dir))
-			require.Zero(t, fs.memory)
-		})
-	}
-}
-
-type endless struct{}
-
-func (endless) Read(p []byte) (int, error) { return len(p), nil }
-
-// A blob that nobody reads yet waits a little ahead, and leaves its slot to
-// others.
-func TestFetchWaitsForItsReader(t *testing.T) {
-	fs, err := openFetches(t.TempDir())
-	require.NoError(t, err)
-	size := int64(3 * runAhead)
-	open := func(_ context.Context, _ ocispec.Descriptor, at int64) io.ReadCloser {
-		return io.NopCloser(io.LimitReader(endless{}, size-at))
-	}
-	var all []*fetch
-	for i := range parallelFetches + 2 {
-		f, err := fs.get(ctx, ocispec.Descriptor{Digest: digest.FromString(fmt.Sprint(i)), Size: size}, open)
-		require.NoError(t, err)
-		all = append(all, f)
-	}
-	for _, f := range all {
-		waitFor(t, func() bool { return f.state().have >= runAhead })
-		require.Less(t, f.state().have, size/2)
-	}
-	for _, f := range all[1:] {
-		n, err := io.Copy(io.Discard, f.reader(ctx))
-		require.NoError(t, err)
-		require.Equal(t, size, n)
-	}
-	for _, f := range all {
-		require.NoError(t, f.release(true), "also of one that still waits")
-	}
-	require.Empty(t, drivertest.Tree(fs.dir))
-	require.Empty(t, fs.slots)
-}
-
 // A full disk puts off what can wait, and nothing else.
 func TestFullDiskPutsOff(t *testing.T) {
 	require.NoError(t, orFull(nil))
 	require.NoError(t, orFull(fmt.Errorf("write: %w", unix.ENOSPC)))
 	require.NoError(t, orFull(fmt.Errorf("write: %w", unix.EDQUOT)))
 	require.ErrorIs(t, orFull(fmt.Errorf("write: %w", unix.EIO)), unix.EIO)
-	// A folder for downloads that cannot be made is the downloads' trouble.
-	fs := &fetches{dir: filepath.Join(t.TempDir(), "none"), live: map[digest.Digest]*fetch{}}
-	_, err := fs.get(ctx, ocispec.Descriptor{Digest: digest.FromString("x"), Size: smallBlob + 1}, nil)
-	require.ErrorContains(t, err, "make file for download")
 }

@@ -177,7 +177,7 @@ func TestKilledWhilePulling(t *testing.T) {
 	_, err := pullFrom(ctx, r, n, nil)
 	require.NoError(t, err)
 	require.Len(t, shown(t, r, m.id(t)), 4)
-	require.Empty(t, drivertest.Tree(r.fetches.dir))
+	require.Empty(t, drivertest.Tree(r.downloads.Dir()))
 	agree(t, r)
 	_, err = r.Remove(n.String(), false)
 	require.NoError(t, err)

@@ -35,6 +35,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/download"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
 )
@@ -62,12 +63,12 @@ type Options struct {
 
 // Repo is the repository. Its methods may be called from any goroutine.
 type Repo struct {
-	o       Options
-	drv     driver.Driver
-	reason  string // why drv
-	fetches *fetches
-	small   int64      // see smallMember
-	packing sync.Mutex // held while layers are packed to learn their digests
+	o         Options
+	drv       driver.Driver
+	reason    string // why drv
+	downloads *download.Folder
+	small     int64      // see smallMember
+	packing   sync.Mutex // held while layers are packed to learn their digests
 
 	// mu is held for writing while layers or tops appear or vanish, so that
 	// disk and store agree for whoever holds it.
@@ -110,13 +111,16 @@ func Open(o Options) (_ *Repo, err error) {
 	if err := r.chooseDriver(); err != nil {
 		return nil, err
 	}
-	if r.fetches, err = openFetches(o.Root); err != nil {
+	if r.downloads, err = download.Open(filepath.Join(o.Root, "partial")); err != nil {
+		return nil, err
+	}
+	if _, err := r.downloads.Sweep(leftAge); err != nil {
 		return nil, err
 	}
 	if err := r.sweep(); err != nil {
 		return nil, err
 	}
-	if err := orFull(r.dropLeases(partialAge)); err != nil {
+	if err := orFull(r.dropLeases(leftAge)); err != nil {
 		return nil, err
 	}
 	// Layers of a load that was cut short, which no image has got.

@@ -54,7 +54,7 @@ func (r *Repo) ForgetPulls(age time.Duration) error {
 // that nobody is at, and layers of pulls that were cut short. What is being
 // made stays. It tells whether there was anything.
 func (r *Repo) freeUp(age time.Duration) (some bool, err error) {
-	n, err := r.fetches.sweep(age)
+	n, err := r.downloads.Sweep(age)
 	if err != nil {
 		return n > 0, err
 	}

@@ -1,4 +1,19 @@
-package repo
+// Package download brings blobs, each once however many want it, and lets its
+// readers follow behind.
+//
+// A blob grows in a file FOLDER/HEX while its readers follow behind, in the
+// page cache, so that neither waits for the other and a broken download goes on
+// later at the size of its file. The file is not synced: it is checked whole by
+// its readers, wherever it came from. It is unlinked and emptied when its last
+// byte was read, before the layer that was unpacked from it is synced, so that
+// of a fast download nothing reaches the storage, but for what had to wait while
+// a layer below was synced; one that took so long that the kernel has written it
+// anyway is kept until its layer is durable. So that little has to wait, a blob
+// that nobody reads yet runs ahead by 8 MiB, and then leaves its slot to others:
+// three download at once. Small blobs stay in memory.
+//
+// The package checks no digest, and knows of no layers and no registry.
+package download
 
 import (
 	"context"
@@ -19,37 +34,27 @@ import (
 
 // Bounds of downloads.
 const (
-	parallelFetches = 3                  // at once, as Docker
-	runAhead        = 8 << 20            // bytes of a blob that come before somebody reads it
-	smallBlob       = 512 << 10          // bytes; a blob up to this may wait in memory
-	smallTotal      = 4 << 20            // bytes of all that wait in memory
-	partialAge      = 7 * 24 * time.Hour // how long what nobody asked for again is kept
-	writeback       = 20 * time.Second   // the kernel writes dirty pages after 30 seconds (vm.dirty_expire_centisecs)
+	parallelFetches = 3                // at once, as Docker
+	runAhead        = 8 << 20          // bytes of a blob that come before somebody reads it
+	smallBlob       = 512 << 10        // bytes; a blob up to this may wait in memory
+	smallTotal      = 4 << 20          // bytes of all that wait in memory
+	writeback       = 20 * time.Second // the kernel writes dirty pages after 30 seconds (vm.dirty_expire_centisecs)
 )
 
-// fetches are the blobs on their way, each downloaded once however many want
-// it. A blob grows in a file ROOT/partial/HEX while its readers follow behind,
-// in the page cache, so that neither waits for the other and a broken download
-// goes on later at the size of its file. The file is not synced: it is checked
-// whole by its readers, wherever it came from. It is unlinked and emptied when
-// its last byte was read, before the layer that was unpacked from it is synced,
-// so that of a fast download nothing reaches the storage, but for what had to
-// wait while a layer below was synced; one that took so long that the kernel
-// has written it anyway is kept until its layer is durable. So that little has
-// to wait, a blob that nobody reads yet runs ahead by 8 MiB, and then leaves
-// its slot to others. Small blobs stay in memory.
-type fetches struct {
+// Folder is where blobs are on their way. Its methods may be called from any
+// goroutine.
+type Folder struct {
 	dir   string
 	slots chan struct{} // one for each download that runs
 
 	mu     sync.Mutex
-	live   map[digest.Digest]*fetch // guarded by mu
-	memory int64                    // bytes that wait in memory; guarded by mu
+	live   map[digest.Digest]*Blob // guarded by mu
+	memory int64                   // bytes that wait in memory; guarded by mu
 }
 
-// fetch is one blob on its way.
-type fetch struct {
-	home    *fetches
+// Blob is one blob on its way.
+type Blob struct {
+	home    *Folder
 	desc    ocispec.Descriptor
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when the download has ended
@@ -69,23 +74,25 @@ type fetch struct {
 	buf     []byte        // instead of the file; guarded by mu
 }
 
-// opener reads a blob from an offset on, as registry.Session.Blob.
-type opener func(ctx context.Context, d ocispec.Descriptor, offset int64) io.ReadCloser
+// Opener reads a blob from an offset on, as registry.Session.Blob.
+type Opener func(ctx context.Context, d ocispec.Descriptor, offset int64) io.ReadCloser
 
-func openFetches(root string) (*fetches, error) {
-	f := &fetches{dir: filepath.Join(root, "partial"), slots: make(chan struct{}, parallelFetches), live: map[digest.Digest]*fetch{}}
-	if err := os.MkdirAll(f.dir, 0o700); orFull(err) != nil {
+// Open makes the folder if it is missing. On a full disk it may stay missing:
+// downloads say so then.
+func Open(dir string) (*Folder, error) {
+	f := &Folder{dir: dir, slots: make(chan struct{}, parallelFetches), live: map[digest.Digest]*Blob{}}
+	if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(blob.NoSpace(err), blob.ErrNoSpace) {
 		return nil, fmt.Errorf("make folder for downloads: %w", err)
-	} else if err != nil {
-		return f, nil // downloads say why they fail
 	}
-	_, err := f.sweep(partialAge)
-	return f, err
+	return f, nil
 }
 
-// sweep removes what nobody has asked for again in so long, and tells how
+// Dir is the folder's path.
+func (fs *Folder) Dir() string { return fs.dir }
+
+// Sweep removes what nobody has asked for again in so long, and tells how
 // many there were.
-func (fs *fetches) sweep(age time.Duration) (n int, err error) {
+func (fs *Folder) Sweep(age time.Duration) (n int, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	list, err := os.ReadDir(fs.dir)
@@ -110,8 +117,18 @@ func (fs *fetches) sweep(age time.Duration) (n int, err error) {
 	return n, nil
 }
 
-// forget removes what an earlier process left of a blob whose layer is here.
-func (fs *fetches) forget(d digest.Digest) error {
+// Users is how many want a blob that is on its way.
+func (fs *Folder) Users(d digest.Digest) int {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f := fs.live[d]; f != nil {
+		return f.refs
+	}
+	return 0
+}
+
+// Forget removes what an earlier process left of a blob whose layer is here.
+func (fs *Folder) Forget(d digest.Digest) error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.live[d] != nil {
@@ -123,18 +140,19 @@ func (fs *fetches) forget(d digest.Digest) error {
 	return nil
 }
 
-// get joins the download of a blob, or begins it. The caller releases it.
-func (fs *fetches) get(ctx context.Context, d ocispec.Descriptor, open opener) (*fetch, error) {
+// Get joins the download of a blob, or begins it. The caller releases it
+// (Release).
+func (fs *Folder) Get(ctx context.Context, d ocispec.Descriptor, open Opener) (*Blob, error) {
 	if err := image.CheckDescriptor("blob", d); err != nil {
 		return nil, err
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if f := fs.live[d.Digest]; f != nil && f.desc.Size == d.Size && !f.drop && !f.failed() {
+	if f := fs.live[d.Digest]; f != nil && f.desc.Size == d.Size && !f.drop && !f.Failed() {
 		f.refs++
 		return f, nil
 	}
-	f := &fetch{home: fs, desc: d, done: make(chan struct{}), changed: make(chan struct{}), refs: 1, begun: time.Now()}
+	f := &Blob{home: fs, desc: d, done: make(chan struct{}), changed: make(chan struct{}), refs: 1, begun: time.Now()}
 	if err := f.place(); err != nil {
 		return nil, err
 	}
@@ -146,7 +164,7 @@ func (fs *fetches) get(ctx context.Context, d ocispec.Descriptor, open opener) (
 }
 
 // place makes room for the blob; home.mu is held.
-func (f *fetch) place() error {
+func (f *Blob) place() error {
 	fs := f.home
 	path := f.path()
 	if f.desc.Size <= smallBlob && fs.memory+f.desc.Size <= smallTotal {
@@ -172,16 +190,26 @@ func (f *fetch) place() error {
 	return nil
 }
 
-func (f *fetch) path() string { return filepath.Join(f.home.dir, f.desc.Digest.Encoded()) }
+// Descriptor is what the blob is to be.
+func (f *Blob) Descriptor() ocispec.Descriptor { return f.desc }
 
-func (f *fetch) failed() bool {
+// Resumed is how many bytes an earlier process has left of it.
+func (f *Blob) Resumed() int64 { return f.resumed }
+
+// Done is closed when the download has ended.
+func (f *Blob) Done() <-chan struct{} { return f.done }
+
+func (f *Blob) path() string { return filepath.Join(f.home.dir, f.desc.Digest.Encoded()) }
+
+// Failed tells whether the download has ended with an error.
+func (f *Blob) Failed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err != nil
 }
 
 // run downloads what is missing.
-func (f *fetch) run(ctx context.Context, open opener) {
+func (f *Blob) run(ctx context.Context, open Opener) {
 	defer close(f.done)
 	err := f.download(ctx, open)
 	f.mu.Lock()
@@ -190,7 +218,7 @@ func (f *fetch) run(ctx context.Context, open opener) {
 	f.tell()
 }
 
-func (f *fetch) download(ctx context.Context, open opener) error {
+func (f *Blob) download(ctx context.Context, open Opener) error {
 	if f.have == f.desc.Size && f.have > 0 {
 		return nil
 	}
@@ -257,7 +285,7 @@ func (s *slot) give() {
 }
 
 // untilWanted waits for a reader.
-func (f *fetch) untilWanted(ctx context.Context) error {
+func (f *Blob) untilWanted(ctx context.Context) error {
 	for {
 		f.mu.Lock()
 		wanted, changed := f.wanted, f.changed
@@ -274,7 +302,7 @@ func (f *fetch) untilWanted(ctx context.Context) error {
 }
 
 // add appends bytes and wakes the readers.
-func (f *fetch) add(ctx context.Context, p []byte) error {
+func (f *Blob) add(ctx context.Context, p []byte) error {
 	if f.have+int64(len(p)) > f.desc.Size {
 		return fmt.Errorf("%w: more than %d bytes", blob.ErrSize, f.desc.Size)
 	}
@@ -295,27 +323,28 @@ func (f *fetch) add(ctx context.Context, p []byte) error {
 }
 
 // tell wakes whoever waits for a change; mu is held.
-func (f *fetch) tell() {
+func (f *Blob) tell() {
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
 
-// state is how far it is.
-type fetchState struct {
-	have    int64
-	started bool
-	err     error
-	changed <-chan struct{}
+// State is how far a download is.
+type State struct {
+	Have    int64           // bytes that are there
+	Started bool            // it has got a slot
+	Err     error           // that ended it
+	Changed <-chan struct{} // closed when what is above changes
 }
 
-func (f *fetch) state() fetchState {
+// State tells how far it is.
+func (f *Blob) State() State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return fetchState{f.have, f.started, f.err, f.changed}
+	return State{f.have, f.started, f.err, f.changed}
 }
 
-// reader follows the download from the blob's first byte.
-func (f *fetch) reader(ctx context.Context) io.ReadCloser {
+// Reader follows the download from the blob's first byte.
+func (f *Blob) Reader(ctx context.Context) io.ReadCloser {
 	f.mu.Lock()
 	f.wanted = true
 	f.tell()
@@ -324,7 +353,7 @@ func (f *fetch) reader(ctx context.Context) io.ReadCloser {
 }
 
 type follower struct {
-	f   *fetch
+	f   *Blob
 	ctx context.Context
 	at  int64
 }
@@ -332,9 +361,9 @@ type follower struct {
 // Read implements io.Reader.
 func (r *follower) Read(p []byte) (int, error) {
 	for {
-		st := r.f.state()
-		if r.at < st.have {
-			n, err := r.f.readAt(p[:min(int64(len(p)), st.have-r.at)], r.at)
+		st := r.f.State()
+		if r.at < st.Have {
+			n, err := r.f.readAt(p[:min(int64(len(p)), st.Have-r.at)], r.at)
 			r.at += int64(n)
 			return n, err
 		}
@@ -342,11 +371,11 @@ func (r *follower) Read(p []byte) (int, error) {
 			r.f.consumed()
 			return 0, io.EOF
 		}
-		if st.err != nil {
-			return 0, st.err
+		if st.Err != nil {
+			return 0, st.Err
 		}
 		select {
-		case <-st.changed:
+		case <-st.Changed:
 		case <-r.ctx.Done():
 			return 0, context.Cause(r.ctx)
 		}
@@ -356,7 +385,7 @@ func (r *follower) Read(p []byte) (int, error) {
 // Close implements io.Closer.
 func (r *follower) Close() error { return nil }
 
-func (f *fetch) readAt(p []byte, at int64) (int, error) {
+func (f *Blob) readAt(p []byte, at int64) (int, error) {
 	if f.file == nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -371,14 +400,14 @@ func (f *fetch) readAt(p []byte, at int64) (int, error) {
 
 // consumed forgets the file of a blob that was read to its end, unless it is
 // on the storage by now anyway.
-func (f *fetch) consumed() {
+func (f *Blob) consumed() {
 	if f.file == nil || f.resumed > 0 || time.Since(f.begun) > writeback {
 		return
 	}
 	f.home.mu.Lock()
 	defer f.home.mu.Unlock()
 	if f.refs > 1 || f.unlink() != nil {
-		return // release tries again, and tells
+		return // Release tries again, and tells
 	}
 	// As long as a file is open, syncfs(2) writes it out though it has no name.
 	_ = f.file.Truncate(0)
@@ -386,7 +415,7 @@ func (f *fetch) consumed() {
 
 // unlink takes the file's name away, once; home.mu is held. Those who have
 // the blob open read on.
-func (f *fetch) unlink() error {
+func (f *Blob) unlink() error {
 	f.drop = true
 	if f.gone || f.file == nil {
 		return nil
@@ -398,10 +427,10 @@ func (f *fetch) unlink() error {
 	return nil
 }
 
-// release lets go of a blob. With spent, nobody needs it any more: its layer
+// Release lets go of a blob. With spent, nobody needs it any more: its layer
 // is there, or it was not what it should be. When the last has let go of it,
 // the download ends and what there is stays for the next try.
-func (f *fetch) release(spent bool) (err error) {
+func (f *Blob) Release(spent bool) (err error) {
 	fs := f.home
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
