@@ -99,7 +99,7 @@ func try(dir string, m mutant) (err error) {
 	switch text := string(out); {
 	case err != nil && strings.HasPrefix(m.pkg, "vm:") && !strings.Contains(text, "--- FAIL: "+inVM+"/"+strings.TrimPrefix(m.pkg, "vm:./")):
 		return fmt.Errorf("the tests did not get as far:\n%s", text)
-	case err == nil && strings.Contains(text, "no tests to run"):
+	case err == nil && (strings.Contains(text, "no tests to run") || strings.Contains(text, "[no test files]")):
 		return fmt.Errorf("no test matches %s", m.run)
 	case err == nil:
 		return errors.New("every test passed")
