@@ -52,6 +52,9 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 	attrs.Name, attrs.MasterIndex, attrs.MTU = e.HostIf, bridge.Attrs().Index, mtu
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.IfName, PeerHardwareAddr: e.MAC, PeerNamespace: netlink.NsPid(e.Pid), PeerMTU: uint32(mtu)}
 	if err := netlink.LinkAdd(veth); err != nil {
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("make veth pair %s: %w: the kernel has no veth (CONFIG_VETH; is the module veth loaded?)", e.HostIf, err)
+		}
 		return fmt.Errorf("make veth pair %s: %w", e.HostIf, err)
 	}
 	if !n.ICC { // such ports reach the bridge, and no other of their kind (bridge(8), isolated)
@@ -60,7 +63,7 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 		}
 	}
 	if !e.Free {
-		if err := h.watch(Link{Name: e.HostIf, MAC: e.MAC, V4: e.V4.Addr(), V6: e.V6.Addr()}); err != nil {
+		if err := h.watch(Link{Name: e.HostIf, Bridge: n.Bridge, MAC: e.MAC, V4: e.V4.Addr(), V6: e.V6.Addr()}); err != nil {
 			return err
 		}
 	}

@@ -11,9 +11,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -58,6 +55,7 @@ type Host struct {
 	lacks lack               // guarded by mu
 	why   string             // ports are published by the proxy; guarded by mu
 	proxy *proxy.Proxy
+	gone  []string // links that were wanted at the last Set and were not there; guarded by mu
 }
 
 // New describes what the engine of that name has; nothing is made before it is needed.
@@ -85,50 +83,40 @@ func (h *Host) Set(c Config) error {
 		return err
 	}
 	r := nft.Rules{Table: h.name, Ports: c.Ports}
+	var taken error
 	for _, n := range c.Networks {
-		if err := h.ensure(n); err != nil {
+		err := h.ensure(n)
+		if errors.Is(err, ErrTaken) { // the others need not suffer
+			taken = errors.Join(taken, err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		r.Networks = append(r.Networks, n.Network)
 	}
+	if err := h.rejoin(c); err != nil {
+		return err
+	}
 	if err := h.watchLinks(c.Links); err != nil {
 		return err
 	}
-	return h.apply(r)
+	return errors.Join(taken, h.apply(r))
+}
+
+// ErrTaken says that another engine of this host has a network's addresses, or its bridge.
+var ErrTaken = errors.New("another engine has it")
+
+// Missing are the links that were wanted at the last Set and were not there: they are about to be made, or somebody removed
+// them.
+func (h *Host) Missing() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.gone
 }
 
 // Firewalls reads what others' rules make of what is forwarded.
 func Firewalls() (*hostfw.Rules, error) { return hostfw.Read(nft.Ours) }
-
-// leaveDecided finds out whether another firewall decides what the host forwards, where coble would have to. Called with mu held.
-func (h *Host) leaveDecided(r *nft.Rules) error {
-	g, err := h.guards()
-	if err != nil || g == [2]bool{} {
-		return err
-	}
-	others, err := Firewalls()
-	if err != nil {
-		return err
-	}
-	r.Decided4, r.Decided6 = g[0] && others.Closed(false), g[1] && others.Closed(true)
-	return nil
-}
-
-// guards says for which families forwarding was off before coble came, be it this engine or another that is still there.
-// Called with mu held.
-func (h *Host) guards() ([2]bool, error) {
-	if h.guard != nil {
-		return *h.guard, nil
-	}
-	own, _, err := nft.Guards(h.name)
-	if errors.Is(err, nft.ErrMissing) {
-		err = nil
-	}
-	if err == nil {
-		h.guard = &own
-	}
-	return own, err
-}
 
 // watchLinks takes over the table of links from an earlier engine. Later on links come and go one by one. Called with mu
 // held.
@@ -213,159 +201,6 @@ func (h *Host) dropStale(c Config) (bool, error) {
 	return dropped, nil
 }
 
-// ensure makes the bridge and switches forwarding on. Called with mu held.
-func (h *Host) ensure(n Network) error {
-	link, err := netlink.LinkByName(n.Bridge)
-	if err == nil && h.ready[n.Bridge] == n {
-		return nil
-	}
-	if err == nil && link.Type() != "bridge" {
-		return fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.Type())
-	}
-	if err != nil {
-		if link, err = makeBridge(n); err != nil {
-			return err
-		}
-	}
-	if link.Attrs().Alias == "" {
-		if err := netlink.LinkSetAlias(link, alias(h.name)); err != nil {
-			return fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
-		}
-	}
-	for _, p := range []netip.Prefix{netip.PrefixFrom(n.Gateway4, max(n.V4.Bits(), 0)), netip.PrefixFrom(n.Gateway6, max(n.V6.Bits(), 0))} {
-		if !p.Addr().IsValid() {
-			continue
-		}
-		if err := netlink.AddrReplace(link, address(p)); err != nil {
-			return fmt.Errorf("set address %s of bridge %s: %w", p, n.Bridge, err)
-		}
-	}
-	if link.Attrs().Group != nft.LinkGroup {
-		if err := netlink.LinkSetGroup(link, nft.LinkGroup); err != nil {
-			return fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
-		}
-	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
-	}
-	// A published port is reached from the host's own 127.0.0.1 too; the rules keep others away from there.
-	if err := sysctl("net/ipv4/conf/"+n.Bridge+"/route_localnet", "1"); err != nil {
-		return err
-	}
-	if err := h.forward(n); err != nil {
-		return err
-	}
-	h.ready[n.Bridge] = n
-	return nil
-}
-
-func makeBridge(n Network) (netlink.Link, error) {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = n.Bridge, n.MTU
-	attrs.HardwareAddr = MACFor(n.Gateway4)
-	if !n.Gateway4.IsValid() {
-		attrs.HardwareAddr = MACFor(n.Gateway6)
-	}
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil, fmt.Errorf("make bridge %s: %w: the kernel has no bridge (CONFIG_BRIDGE; is the module loaded?)", n.Bridge, err)
-		}
-		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, err)
-	}
-	return netlink.LinkByName(n.Bridge)
-}
-
-// forward switches forwarding on for what the network has. Where it was off, the table is told to let nothing through that
-// is not ours, so that the host does not become a router for others.
-func (h *Host) forward(n Network) error {
-	if n.Internal {
-		return nil
-	}
-	if n.V4.IsValid() {
-		if err := h.forwardFamily(false); err != nil {
-			return err
-		}
-	}
-	if !n.V6.IsValid() {
-		return nil
-	}
-	return h.forwardFamily(true)
-}
-
-var forwardKeys = [2]string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
-
-// forwardFamily switches forwarding on for one family, of IPv6 if six. If it is on because of another engine, this one keeps the
-// guard too: either may go.
-func (h *Host) forwardFamily(six bool) error {
-	i := 0
-	if six {
-		i = 1
-	}
-	b, err := os.ReadFile("/proc/sys/" + forwardKeys[i])
-	if err != nil {
-		return err
-	}
-	on := strings.TrimSpace(string(b)) == "1"
-	g, err := h.guards()
-	if err != nil {
-		return err
-	}
-	if on && !g[i] {
-		_, others, err := nft.Guards(h.name)
-		if errors.Is(err, nft.ErrMissing) {
-			return nil
-		}
-		if err != nil || !others[i] {
-			return err
-		}
-	}
-	if !g[i] || !on {
-		if h.lacks == lacksAll {
-			return nil
-		}
-		err := nft.Guard(h.name, six)
-		if errors.Is(err, nft.ErrMissing) { // without a guard the host would be anybody's router
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		h.guard[i] = true
-	}
-	if on {
-		return nil
-	}
-	if six {
-		if err := keepAutoconf(); err != nil {
-			return err
-		}
-	}
-	return sysctl(forwardKeys[i], "1")
-}
-
-// keepAutoconf lets links that take their IPv6 address from router advertisements go on doing so when the host forwards
-// (Documentation/networking/ip-sysctl, accept_ra).
-func keepAutoconf() error {
-	files, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil || strings.TrimSpace(string(b)) != "1" {
-			continue // gone meanwhile, or set on purpose
-		}
-		if err := sysctl(strings.TrimPrefix(f, "/proc/sys/"), "2"); err != nil {
-			return err
-		}
-	}
-	return err
-}
-
-func sysctl(key, value string) error {
-	if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0); err != nil {
-		return fmt.Errorf("set sysctl %s to %s: %w", strings.ReplaceAll(key, "/", "."), value, err)
-	}
-	return nil
-}
-
 func gone(err error) bool {
 	var notFound netlink.LinkNotFoundError
 	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
@@ -387,37 +222,6 @@ func CleanUp(name, bridge string) error {
 	}
 	_, derr := h.dropStale(Config{})
 	return errors.Join(err, derr)
-}
-
-// stopForwarding switches forwarding off again where it was off before, unless another engine needs it still, or a firewall
-// decides by now what is forwarded.
-func stopForwarding(name string) error {
-	own, _, err := nft.Guards(name)
-	if errors.Is(err, nft.ErrMissing) {
-		return nil
-	}
-	if err != nil || own == [2]bool{} {
-		return err
-	}
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	for _, l := range links {
-		if a := l.Attrs(); a.Group == nft.LinkGroup && a.Alias != alias(name) {
-			return nil
-		}
-	}
-	others, err := Firewalls()
-	if err != nil {
-		return err
-	}
-	for i, key := range forwardKeys {
-		if own[i] && !others.Closed(i == 1) {
-			err = errors.Join(err, sysctl(key, "0"))
-		}
-	}
-	return err
 }
 
 // MACFor makes an address of the locally administered kind, the same each time for the same IP, so that a neighbour's

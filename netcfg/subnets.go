@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,12 @@ func FreeSubnet(others ...netip.Prefix) (netip.Prefix, error) {
 		return netip.Prefix{}, err
 	}
 	return chooseSubnet(append(routed, others...))
+}
+
+// Unrouted tells whether the host has a route to nothing of an IPv4 subnet, but by default.
+func Unrouted(p netip.Prefix) (bool, error) {
+	routed, err := routes(netlink.FAMILY_V4)
+	return !slices.ContainsFunc(routed, p.Overlaps), err
 }
 
 // routes are the destinations that the host has routes to, without the default.

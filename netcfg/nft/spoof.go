@@ -16,6 +16,7 @@ import (
 // Link is a container's end of a bridge, and who it may say that it is.
 type Link struct {
 	Name   string // of the host's end
+	Bridge string // that it is on; netcfg's to know
 	MAC    net.HardwareAddr
 	V4, V6 netip.Addr // not valid: none
 }

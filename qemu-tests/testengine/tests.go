@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +21,12 @@ import (
 func testsScript(conn *notify.Conn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	_, err := boot.LoadModules(append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard", "dummy", "macvlan", "ipvlan"))
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	without, _ := boot.Param(string(cmdline), "test.without")
+	modules := append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard", "dummy", "macvlan", "ipvlan")
+	_, err := boot.LoadModules(slices.DeleteFunc(modules, func(m string) bool {
+		return slices.ContainsFunc(strings.Split(without, ","), func(w string) bool { return w != "" && strings.HasPrefix(m, w) })
+	}))
 	disk, findErr := boot.FindDisk(ctx, "LABEL=tests")
 	err = errors.Join(err, boot.Hostname("tester"), boot.Loopback(), findErr)
 	if err == nil {
@@ -29,7 +35,7 @@ func testsScript(conn *notify.Conn) error {
 	if err == nil {
 		err = os.Chmod("/tmp", os.ModeSticky|0o777)
 	}
-	if cmdline, _ := os.ReadFile("/proc/cmdline"); strings.Contains(string(cmdline), "test.cgroup=v1") {
+	if strings.Contains(string(cmdline), "test.cgroup=v1") {
 		err = errors.Join(err, mountV1())
 	}
 	if err != nil {

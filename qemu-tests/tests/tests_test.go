@@ -69,3 +69,16 @@ func TestSELinux(t *testing.T) {
 	t.Parallel()
 	vm.RunSELinux(t, vm.FetchKernelT(t, "amd64", "6.12"), 60*time.Second, "./sandbox", "TestSELinux")
 }
+
+// TestKernelsWithout: what the network does where the kernel lacks a part.
+func TestKernelsWithout(t *testing.T) {
+	t.Parallel()
+	for name, modules := range map[string][]string{
+		"nat": {"nft_nat", "nft_masq", "nft_chain_nat", "nft_redir"}, "nftables": {"nf_tables", "nft_"}, "veth": {"veth"}, "bridge": {"bridge", "nft_meta_bridge"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			vm.RunWithout(t, vm.FetchKernelT(t, "amd64", "6.12"), 30*time.Second, "./netcfg", "TestKernelWithout", modules...)
+		})
+	}
+}

@@ -53,6 +53,12 @@ func RunSELinux(t *testing.T, kernel Kernel, limit time.Duration, pkg, test stri
 	runTests(t, kernel, " lsm=selinux test.run="+test, limit, []string{pkg})
 }
 
+// RunWithout is RunTests of one test, on a kernel that has not loaded modules whose names begin with one of these.
+func RunWithout(t *testing.T, kernel Kernel, limit time.Duration, pkg, test string, modules ...string) {
+	t.Helper()
+	runTests(t, kernel, " test.without="+strings.Join(modules, ",")+" test.run="+test, limit, []string{pkg})
+}
+
 func runTests(t *testing.T, kernel Kernel, param string, limit time.Duration, packages []string, more ...Drive) {
 	t.Helper()
 	if run := os.Getenv("COBLE_VM_RUN"); run != "" && !strings.Contains(param, "test.run=") {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -116,6 +117,7 @@ func (e *Engine) reserveNetwork(c *ctr, u *undo) ([]store.End, error) {
 	if m := spec.Host.NetworkMode; m.IsHost() || m.IsNone() || m.IsContainer() {
 		return nil, nil
 	}
+	e.settled.Do(e.settleDefault)
 	var ends []store.End
 	leases := map[string]store.Lease{}
 	for i, name := range networkOrder(spec) {
@@ -205,7 +207,7 @@ func (e *Engine) plugNetwork(c *ctr, ends []store.End, pid int, u *undo) error {
 	if len(ends) == 0 {
 		return nil
 	}
-	if err := e.applyNetwork(); err != nil {
+	if err := e.applyNetwork(); err != nil && !errors.Is(err, netcfg.ErrTaken) { // its own network is said by plug
 		return err
 	}
 	u.add(c.unplugNetwork)
@@ -346,7 +348,7 @@ func (e *Engine) applyNetwork() error {
 		ends := ct.ends()
 		for _, end := range ends {
 			if end.HostIf != "" {
-				c.Links[end.HostIf] = linkOf(v.Spec, end)
+				c.Links[end.HostIf] = e.linkOf(v.Spec, end)
 			}
 			used = used || end.Name == networks.Default
 		}
@@ -369,23 +371,26 @@ func (e *Engine) applyNetwork() error {
 		}
 		c.Networks = append(c.Networks, k)
 	}
-	if err := e.net.Set(c); err != nil {
+	err := e.net.Set(c)
+	if err != nil && !errors.Is(err, netcfg.ErrTaken) {
 		return err
 	}
 	where.told()
+	e.replug(e.net.Missing())
 	if err := e.net.Loose(); err != nil {
 		e.loose.Do(func() { e.Problem(err.Error()) })
 	}
 	if err := e.net.Lacks(); err != nil {
 		e.lacking.Do(func() { e.Problem(err.Error()) })
 	}
-	return nil
+	return err
 }
 
 // linkOf is what a container may send: whoever may administer its network may give it other addresses too, and does so for a
 // reason (keepalived, say).
-func linkOf(spec store.Spec, end store.End) netcfg.Link {
-	l := netcfg.Link{Name: end.HostIf, V4: end.V4.Addr(), V6: end.V6.Addr()}
+func (e *Engine) linkOf(spec store.Spec, end store.End) netcfg.Link {
+	n, _ := e.networks.Kernel(end.Network) // one that is gone has no bridge
+	l := netcfg.Link{Name: end.HostIf, Bridge: n.Bridge, V4: end.V4.Addr(), V6: end.V6.Addr()}
 	if !freeToSend(spec) {
 		l.MAC, _ = net.ParseMAC(end.MAC)
 	}

@@ -243,6 +243,21 @@ func (r *Registry) choosePools(e *entry) error {
 	return nil
 }
 
+// MoveDefault gives the default network another subnet. The addresses that containers have in it are none any more.
+func (r *Registry) MoveDefault(subnet netip.Prefix) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pool, err := ipam.New(ipam.Options{Subnet: subnet})
+	if err != nil {
+		return err
+	}
+	e, err := r.find(Default)
+	if err == nil {
+		e.v4, e.IPAM.Config = pool, []network.IPAMConfig{{Subnet: pool.Subnet(), Gateway: pool.Gateway()}}
+	}
+	return err
+}
+
 // linkFree refuses a bridge that another network has, and a parent that cannot be shared. Called with mu held.
 func (r *Registry) linkFree(e *entry) error {
 	for _, other := range r.all {

@@ -1,0 +1,142 @@
+package netcfg
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nft"
+)
+
+// ensure makes the bridge and switches forwarding on. Called with mu held.
+func (h *Host) ensure(n Network) error {
+	link, err := netlink.LinkByName(n.Bridge)
+	if err == nil && h.ready[n.Bridge] == n {
+		return nil
+	}
+	if err == nil && link.Type() != "bridge" {
+		return fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.Type())
+	}
+	if err == nil && strings.HasPrefix(link.Attrs().Alias, alias("")) && link.Attrs().Alias != alias(h.name) {
+		return fmt.Errorf("make bridge %s: it is that of engine %s: %w; give the bridge another name", n.Bridge, strings.TrimPrefix(link.Attrs().Alias, alias("")), ErrTaken)
+	}
+	if err != nil {
+		if err := h.untaken(n); err != nil {
+			return err
+		}
+		if link, err = makeBridge(n); err != nil {
+			return err
+		}
+	}
+	if link.Attrs().Alias == "" {
+		if err := netlink.LinkSetAlias(link, alias(h.name)); err != nil {
+			return fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
+		}
+	}
+	for _, p := range []netip.Prefix{netip.PrefixFrom(n.Gateway4, max(n.V4.Bits(), 0)), netip.PrefixFrom(n.Gateway6, max(n.V6.Bits(), 0))} {
+		if !p.Addr().IsValid() {
+			continue
+		}
+		if err := netlink.AddrReplace(link, address(p)); err != nil {
+			return fmt.Errorf("set address %s of bridge %s: %w", p, n.Bridge, err)
+		}
+	}
+	if link.Attrs().Group != nft.LinkGroup {
+		if err := netlink.LinkSetGroup(link, nft.LinkGroup); err != nil {
+			return fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
+	}
+	// A published port is reached from the host's own 127.0.0.1 too; the rules keep others away from there.
+	if err := sysctl("net/ipv4/conf/"+n.Bridge+"/route_localnet", "1"); err != nil {
+		return err
+	}
+	if err := h.forward(n); err != nil {
+		return err
+	}
+	h.ready[n.Bridge] = n
+	return nil
+}
+
+// untaken refuses addresses that another engine's bridge has.
+func (h *Host) untaken(n Network) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range links {
+		if a := l.Attrs(); a.Group != nft.LinkGroup || a.Alias == alias(h.name) {
+			continue
+		}
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil && !gone(err) {
+			return fmt.Errorf("list addresses of %s: %w", l.Attrs().Name, err)
+		}
+		for _, a := range addrs {
+			ip, _ := netip.AddrFromSlice(a.IP)
+			ones, _ := a.Mask.Size()
+			if p := netip.PrefixFrom(ip.Unmap(), ones); !ip.IsLinkLocalUnicast() && (n.V4.IsValid() && p.Overlaps(n.V4) || n.V6.IsValid() && p.Overlaps(n.V6)) {
+				return fmt.Errorf("make bridge %s: %s has %s: %w; give the network another subnet", n.Bridge, l.Attrs().Name, p, ErrTaken)
+			}
+		}
+	}
+	return nil
+}
+
+func makeBridge(n Network) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = n.Bridge, n.MTU
+	attrs.HardwareAddr = MACFor(n.Gateway4)
+	if !n.Gateway4.IsValid() {
+		attrs.HardwareAddr = MACFor(n.Gateway6)
+	}
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			return nil, fmt.Errorf("make bridge %s: %w: the kernel has no bridge (CONFIG_BRIDGE; is the module bridge loaded?)", n.Bridge, err)
+		}
+		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, err)
+	}
+	return netlink.LinkByName(n.Bridge)
+}
+
+// rejoin puts links back onto a bridge that was removed and is there again. Called with mu held.
+func (h *Host) rejoin(c Config) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	byName := map[string]netlink.Link{}
+	for _, l := range links {
+		byName[l.Attrs().Name] = l
+	}
+	apart := map[string]bool{}
+	for _, n := range c.Networks {
+		apart[n.Bridge] = !n.ICC
+	}
+	h.gone = nil
+	for name, want := range c.Links {
+		link, bridge := byName[name], byName[want.Bridge]
+		if link == nil {
+			h.gone = append(h.gone, name)
+			continue
+		}
+		if bridge == nil || link.Attrs().MasterIndex == bridge.Attrs().Index {
+			continue
+		}
+		if err := netlink.LinkSetMaster(link, bridge); err != nil {
+			return fmt.Errorf("put link %s back onto bridge %s: %w", name, want.Bridge, err)
+		}
+		if apart[want.Bridge] {
+			if err := netlink.LinkSetIsolated(link, true); err != nil {
+				return fmt.Errorf("keep link %s apart from others: %w", name, err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package netcfg
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nft"
+)
+
+// TestKernelWithout is for machines whose kernel command line says which modules are not loaded (qemu-tests/tests,
+// TestKernelsWithout): what is missing is named, with its option and its module, and what can be had is.
+func TestKernelWithout(t *testing.T) {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	require.NoError(t, err)
+	_, without, is := strings.Cut(string(cmdline), "test.without=")
+	if !is {
+		t.Skip("needs a kernel without some module: go test ./qemu-tests/tests -run TestKernelsWithout")
+	}
+	without = strings.FieldsFunc(without, func(c rune) bool { return c == ' ' || c == ',' })[0]
+	for _, key := range forwardKeys {
+		require.NoError(t, sysctl(key, "0"))
+	}
+	h, n := testHost()
+	switch without {
+	case "bridge":
+		err := h.Set(Config{Networks: []Network{n}})
+		require.ErrorContains(t, err, "the kernel has no bridge (CONFIG_BRIDGE; is the module bridge loaded?)")
+		return
+	case "veth":
+		cmd := exec.Command("sleep", "100")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+		require.NoError(t, cmd.Start())
+		defer cmd.Process.Kill()
+		require.NoError(t, h.Set(Config{Networks: []Network{n}}))
+		err := h.Plug(n, Endpoint{HostIf: "tv1", IfName: "eth0", Pid: cmd.Process.Pid, V4: netip.MustParsePrefix("10.99.0.2/24"), MAC: MACFor(n.Gateway4)})
+		require.ErrorContains(t, err, "the kernel has no veth (CONFIG_VETH; is the module veth loaded?)")
+		return
+	}
+	container(t, h, n, "tv1", "10.99.0.2/24")
+	require.NoError(t, h.Set(Config{Networks: []Network{n}, Links: map[string]Link{"tv1": {Bridge: "tbr0"}}, Ports: []Port{port("", 8080, "10.99.0.2:80")}}))
+	_, err = dial("127.0.0.1:8080")
+	require.NoError(t, err)
+	require.ErrorIs(t, h.Lacks(), nft.ErrMissing)
+	require.ErrorContains(t, h.Lacks(), "NFT_NAT")
+	if without == "nf_tables" {
+		require.Equal(t, "the kernel has no nftables", h.Proxied())
+		require.Equal(t, "00", forwarding(t), "nothing could guard it")
+		require.ErrorIs(t, h.Loose(), nft.ErrNoBridgeFilter)
+	} else {
+		require.Equal(t, "the kernel has no NAT by nftables", h.Proxied())
+		require.Equal(t, "10", forwarding(t))
+		require.True(t, hasTable(t))
+		require.NoError(t, h.Loose())
+	}
+	rules, err := Firewalls()
+	require.NoError(t, err)
+	require.Empty(t, rules.Guests())
+	require.NoError(t, CleanUp("cobletest", "tbr0"))
+	require.Equal(t, "00", forwarding(t))
+}
