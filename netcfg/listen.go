@@ -1,13 +1,16 @@
 package netcfg
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/nft"
 )
@@ -90,34 +93,39 @@ func Entries() ([]string, error) {
 	return names, nil
 }
 
-// settle is how long a change of links or routes is left alone, since one seldom comes alone.
+// settle is how long after a change of links or routes others are waited for, since one seldom comes alone.
 const settle = 200 * time.Millisecond
 
 // Follow calls changed after links or routes of the host's have changed, until done is closed. It returns at once.
 func Follow(done <-chan struct{}, changed func()) error {
-	links, routes := make(chan netlink.LinkUpdate, 64), make(chan netlink.RouteUpdate, 64)
-	if err := netlink.LinkSubscribe(links, done); err != nil {
-		return fmt.Errorf("follow links: %w", err)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("follow links and routes: %w", err)
 	}
-	if err := netlink.RouteSubscribe(routes, done); err != nil {
-		return fmt.Errorf("follow routes: %w", err)
+	f := os.NewFile(uintptr(fd), "rtnetlink")
+	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		f.Close()
+		return fmt.Errorf("follow links and routes: %w", err)
 	}
 	go func() {
-		quiet := time.NewTimer(settle)
-		defer quiet.Stop()
-		for {
-			var ok bool
-			select {
-			case _, ok = <-links:
-			case _, ok = <-routes:
-			case <-quiet.C:
+		<-done
+		f.Close()
+	}()
+	go func() {
+		pending, buf := false, make([]byte, 64) // what changed is not read
+		for err := error(nil); ; _, err = f.Read(buf) {
+			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				pending = false
+				f.SetReadDeadline(time.Time{})
 				changed()
-				continue
-			}
-			if !ok {
+			case err != nil && !errors.Is(err, unix.ENOBUFS): // which says that some news were lost (netlink(7))
 				return
+			case !pending:
+				pending = true
+				f.SetReadDeadline(time.Now().Add(settle))
 			}
-			quiet.Reset(settle)
 		}
 	}()
 	return nil
