@@ -21,20 +21,16 @@ func (h *Host) ensure(n Network) error {
 	if err == nil && link.Type() != "bridge" {
 		return fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.Type())
 	}
-	if err == nil && strings.HasPrefix(link.Attrs().Alias, alias("")) && link.Attrs().Alias != alias(h.name) {
-		return fmt.Errorf("make bridge %s: it is that of engine %s: %w; give the bridge another name", n.Bridge, strings.TrimPrefix(link.Attrs().Alias, alias("")), ErrTaken)
+	if err := h.Free(n); err != nil {
+		return err
 	}
 	if err != nil {
-		if err := h.untaken(n); err != nil {
-			return err
-		}
 		if link, err = makeBridge(n); err != nil {
 			return err
 		}
-	}
-	if link.Attrs().Alias == "" {
+		h.made = true
 		if err := netlink.LinkSetAlias(link, alias(h.name)); err != nil {
-			return fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
+			return fmt.Errorf("mark bridge %s: %w", n.Bridge, errors.Join(err, netlink.LinkDel(link)))
 		}
 	}
 	for _, p := range []netip.Prefix{netip.PrefixFrom(n.Gateway4, max(n.V4.Bits(), 0)), netip.PrefixFrom(n.Gateway6, max(n.V6.Bits(), 0))} {
@@ -64,15 +60,18 @@ func (h *Host) ensure(n Network) error {
 	return nil
 }
 
-// untaken refuses addresses that another engine's bridge has.
-func (h *Host) untaken(n Network) error {
+// Free refuses, with ErrTaken, a bridge of another engine's, and addresses that one of those has.
+func (h *Host) Free(n Network) error {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
 	for _, l := range links {
-		if a := l.Attrs(); a.Group != nft.LinkGroup || a.Alias == alias(h.name) {
+		if !h.others(l) {
 			continue
+		}
+		if l.Attrs().Name == n.Bridge {
+			return fmt.Errorf("make bridge %s: it is that of %s: %w; give the bridge another name", n.Bridge, l.Attrs().Alias, ErrTaken)
 		}
 		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
 		if err != nil && !gone(err) {
@@ -87,6 +86,12 @@ func (h *Host) untaken(n Network) error {
 		}
 	}
 	return nil
+}
+
+// others tells whether a link is another engine's bridge.
+func (h *Host) others(l netlink.Link) bool {
+	a := l.Attrs().Alias
+	return l.Type() == "bridge" && strings.HasPrefix(a, alias("")) && a != alias(h.name)
 }
 
 func makeBridge(n Network) (netlink.Link, error) {
@@ -106,11 +111,7 @@ func makeBridge(n Network) (netlink.Link, error) {
 }
 
 // rejoin puts links back onto a bridge that was removed and is there again. Called with mu held.
-func (h *Host) rejoin(c Config) error {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
+func (h *Host) rejoin(c Config, links []netlink.Link) error {
 	byName := map[string]netlink.Link{}
 	for _, l := range links {
 		byName[l.Attrs().Name] = l

@@ -38,10 +38,13 @@ func TestTwoEngines(t *testing.T) {
 	for what, n := range map[string]Network{"addresses": testNetwork("tbr3", "10.99.1.128/25"), "the bridge": testNetwork("tbr1", "10.99.3.0/24")} {
 		c := config2
 		c.Networks = append([]Network{n}, second)
-		require.ErrorIs(t, two.Set(c), ErrTaken, what)
+		require.NoError(t, two.Set(c))
+		require.ErrorIs(t, two.Taken(n.Bridge), ErrTaken, what)
+		require.ErrorIs(t, two.Plug(n, Endpoint{HostIf: "tv9", Pid: inside2}), ErrTaken, what)
 		require.NoError(t, reaches(t, lan, "192.0.2.1:8082"), "the other network does not suffer")
 	}
 	require.False(t, Exists("tbr3"))
+	require.NoError(t, reaches(t, lan, "192.0.2.1:8081"), "nor does the first engine")
 
 	require.NoError(t, CleanUp("cobletest1", "tbr1"))
 	require.False(t, Exists("tbr1"))
@@ -92,4 +95,27 @@ func TestVanished(t *testing.T) {
 	require.NoError(t, h.Set(c))
 	require.Empty(t, h.Missing())
 	require.NoError(t, reaches(t, one, "10.99.0.3:80"))
+}
+
+// TestOwnersBridge: a network on a bridge that the owner has made takes nothing of his away, neither while it is there nor when
+// it goes.
+func TestOwnersBridge(t *testing.T) {
+	inNamespace(t)
+	noBridgeNetfilter(t)
+	require.NoError(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br-own"}}))
+	bridge, err := netlink.LinkByName("br-own")
+	require.NoError(t, err)
+	require.NoError(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "his", MTU: 1500, MasterIndex: bridge.Attrs().Index}, PeerName: "peer"}))
+	h, n := New("cobletest"), testNetwork("br-own", "10.99.0.0/24")
+	container(t, h, n, "tv1", "10.99.0.2/24")
+	require.NoError(t, h.Set(Config{Networks: []Network{n}, Links: map[string]Link{"tv1": {Bridge: "br-own"}}}))
+	_, err = dial("10.99.0.2:80")
+	require.NoError(t, err)
+	require.True(t, Exists("his"))
+	require.NoError(t, h.Set(Config{Networks: []Network{n}}))
+	require.False(t, Exists("tv1"), "what is the engine's own goes")
+	require.NoError(t, h.Set(Config{}))
+	require.NoError(t, CleanUp("cobletest", "tbr0"))
+	require.True(t, Exists("his"))
+	require.True(t, Exists("br-own"))
 }

@@ -148,7 +148,7 @@ func stopForwarding(name string) error {
 		return fmt.Errorf("list links: %w", err)
 	}
 	for _, l := range links {
-		if a := l.Attrs(); a.Group == nft.LinkGroup && a.Alias != alias(name) {
+		if New(name).others(l) {
 			return nil
 		}
 	}

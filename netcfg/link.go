@@ -9,6 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nft"
 )
 
 // Endpoint is a container's link into one network.
@@ -49,7 +51,7 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 		mtu = bridge.Attrs().MTU
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MasterIndex, attrs.MTU = e.HostIf, bridge.Attrs().Index, mtu
+	attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = e.HostIf, bridge.Attrs().Index, mtu, nft.LinkGroup
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.IfName, PeerHardwareAddr: e.MAC, PeerNamespace: netlink.NsPid(e.Pid), PeerMTU: uint32(mtu)}
 	if err := netlink.LinkAdd(veth); err != nil {
 		if errors.Is(err, unix.EOPNOTSUPP) {

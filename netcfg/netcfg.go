@@ -55,7 +55,9 @@ type Host struct {
 	lacks lack               // guarded by mu
 	why   string             // ports are published by the proxy; guarded by mu
 	proxy *proxy.Proxy
-	gone  []string // links that were wanted at the last Set and were not there; guarded by mu
+	made  bool             // a bridge was, since Set began; guarded by mu
+	taken map[string]error // networks that the last Set left out, by bridge; guarded by mu
+	gone  []string         // links that were wanted at the last Set and were not there; guarded by mu
 }
 
 // New describes what the engine of that name has; nothing is made before it is needed.
@@ -74,20 +76,22 @@ func (h *Host) Loose() error {
 func alias(name string) string { return "coble:" + name }
 
 // Set brings bridges, links and rules to the desired state. With nothing wanted and nothing there it does nothing. A
-// second call with the same configuration sends nothing to the kernel but questions.
+// second call with the same configuration sends nothing to the kernel but questions. A network that another engine has is left
+// out (Taken).
 func (h *Host) Set(c Config) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	stale, err := h.dropStale(c)
+	links, stale, err := h.dropStale(c)
 	if err != nil || len(c.Networks) == 0 && !stale {
 		return err
 	}
+	h.made = false
 	r := nft.Rules{Table: h.name, Ports: c.Ports}
-	var taken error
+	h.taken = map[string]error{}
 	for _, n := range c.Networks {
 		err := h.ensure(n)
 		if errors.Is(err, ErrTaken) { // the others need not suffer
-			taken = errors.Join(taken, err)
+			h.taken[n.Bridge] = err
 			continue
 		}
 		if err != nil {
@@ -95,17 +99,29 @@ func (h *Host) Set(c Config) error {
 		}
 		r.Networks = append(r.Networks, n.Network)
 	}
-	if err := h.rejoin(c); err != nil {
+	if h.made {
+		if links, err = netlink.LinkList(); err != nil {
+			return fmt.Errorf("list links: %w", err)
+		}
+	}
+	if err := h.rejoin(c, links); err != nil {
 		return err
 	}
 	if err := h.watchLinks(c.Links); err != nil {
 		return err
 	}
-	return errors.Join(taken, h.apply(r))
+	return h.apply(r)
 }
 
 // ErrTaken says that another engine of this host has a network's addresses, or its bridge.
 var ErrTaken = errors.New("another engine has it")
+
+// Taken says, with ErrTaken, why the last Set left out the network of this bridge; nil if it did not.
+func (h *Host) Taken(bridge string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.taken[bridge]
+}
 
 // Missing are the links that were wanted at the last Set and were not there: they are about to be made, or somebody removed
 // them.
@@ -162,15 +178,13 @@ func (h *Host) unwatch(name string) error {
 	return h.links.Drop(l)
 }
 
-// dropStale removes the engine's bridges, the links on them and the parents that nobody wants, and tells whether there was
-// a bridge.
-// Called with mu held.
-func (h *Host) dropStale(c Config) (bool, error) {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return false, fmt.Errorf("list links: %w", err)
+// dropStale removes the engine's bridges, the links on them and the parents that nobody wants, and returns what links there
+// were and whether a bridge is gone. Called with mu held.
+func (h *Host) dropStale(c Config) (links []netlink.Link, dropped bool, err error) {
+	if links, err = netlink.LinkList(); err != nil {
+		return nil, false, fmt.Errorf("list links: %w", err)
 	}
-	wanted, ours, dropped := map[string]bool{}, map[int]bool{}, false
+	wanted, ours := map[string]bool{}, map[int]bool{}
 	for _, n := range c.Networks {
 		wanted[n.Bridge] = true
 	}
@@ -178,27 +192,27 @@ func (h *Host) dropStale(c Config) (bool, error) {
 		wanted[n.Parent] = true
 	}
 	for _, l := range links {
-		if a := l.Attrs(); a.Alias == alias(h.name) || l.Type() == "bridge" && wanted[a.Name] {
+		if a := l.Attrs(); a.Alias == alias(h.name) || l.Type() == "bridge" && wanted[a.Name] && !h.others(l) {
 			ours[a.Index] = true
 		}
 	}
 	for _, l := range links {
 		a := l.Attrs()
 		_, used := c.Links[a.Name]
-		link := ours[a.MasterIndex] && !used
+		link := ours[a.MasterIndex] && a.Group == nft.LinkGroup && !used // the owner may put links of his own on a bridge
 		made := ours[a.Index] && !wanted[a.Name]
 		if !link && !made {
 			continue
 		}
 		if err := netlink.LinkDel(l); err != nil && !gone(err) {
-			return false, fmt.Errorf("remove link %s: %w", a.Name, err)
+			return nil, false, fmt.Errorf("remove link %s: %w", a.Name, err)
 		}
 		if made && l.Type() == "bridge" {
 			delete(h.ready, a.Name)
 			dropped = true
 		}
 	}
-	return dropped, nil
+	return links, dropped, nil
 }
 
 func gone(err error) bool {
@@ -220,7 +234,7 @@ func CleanUp(name, bridge string) error {
 	if l, lerr := netlink.LinkByName(bridge); lerr == nil && l.Attrs().Alias == "" && l.Type() == "bridge" {
 		err = errors.Join(err, netlink.LinkSetAlias(l, alias(name)))
 	}
-	_, derr := h.dropStale(Config{})
+	_, _, derr := h.dropStale(Config{})
 	return errors.Join(err, derr)
 }
 

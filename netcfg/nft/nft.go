@@ -1,6 +1,7 @@
 // Package nft writes coble's own nftables tables, one for IPv4 and, where a network has IPv6, one for that, whole and in
-// one transaction, and never reads or writes another. Each published port is an element of a map, so that a packet's cost does not grow with their number. A table that is
-// already what it should be is left alone: connections survive an engine's restart.
+// one transaction. Another's is never written, and read only for whether it is a table of coble's. Each published port is an
+// element of a map, so that a packet's cost does not grow with their number. A table that is already what it should be is left
+// alone: connections survive an engine's restart.
 package nft
 
 import (
@@ -54,7 +55,8 @@ func (r Rules) decided(f nftables.TableFamily) bool {
 	return r.Decided4
 }
 
-// LinkGroup is that of the bridges of every engine (ip-link(8), group): the guards of several leave each other's alone.
+// LinkGroup is that of the bridges of every engine and of containers' links on them (ip-link(8), group): the guards of several
+// leave each other's alone.
 const LinkGroup = 0xc0b1e
 
 // Ours tells whether a table with these chains is one of coble's, of whichever engine.

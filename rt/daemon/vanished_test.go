@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"encoding/json"
 	"net/netip"
 	"strings"
 	"testing"
@@ -61,6 +62,12 @@ func TestTwoEngines(t *testing.T) {
 	}
 	require.False(t, subnet(one).Overlaps(subnet(two)))
 	require.False(t, one.network("own").IPAM.Config[0].Subnet.Overlaps(two.network("own").IPAM.Config[0].Subnet))
+	for _, options := range []string{`{"com.docker.network.bridge.name": "` + one.name() + `"}`, `{}`} {
+		body := `{"Name": "theirs", "Options": ` + options + `, "IPAM": {"Config": [{"Subnet": "` + subnet(one).String() + `"}]}}`
+		status, text := two.call("POST", "/networks/create", json.RawMessage(body))
+		require.Equal(t, 409, status, text)
+		require.Contains(t, text, "another engine has it")
+	}
 	page := func(m *machine, published string) bool { // by the host's own address
 		code, out := m.ask("asks", "bridge", "timeout", "3", "busybox", "wget", "-qO-", "http://"+m.network("bridge").IPAM.Config[0].Gateway.String()+":"+published+"/")
 		return code == 0 && out == "here\n"

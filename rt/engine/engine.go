@@ -75,11 +75,8 @@ type Engine struct {
 	registry *registry.Client
 	net      *netcfg.Host
 	networks *networks.Registry
-	loose    sync.Once // it was told that containers can have each other's addresses
-	lacking  sync.Once // it was told what the kernel has not
 	settled  sync.Once // the default network's subnet was looked at
 	listen   listenRules
-	advised  advised
 	keeper   *keeperLink
 	jobs     jobTable
 	events   eventLog

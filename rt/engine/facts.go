@@ -76,6 +76,16 @@ func (e *Engine) Problem(text string) {
 	}
 }
 
+// problemOnce is Problem for what stays so: it is logged and noted the first time.
+func (e *Engine) problemOnce(text string) {
+	e.problems.mu.Lock()
+	known := slices.Contains(e.problems.texts, text)
+	e.problems.mu.Unlock()
+	if !known {
+		e.Problem(text)
+	}
+}
+
 // Status tells how the machine does.
 func (e *Engine) Status() Status {
 	st := Status{Version: e.o.Version, Uptime: Uptime(), Problems: []string{}, Containers: []ContainerStatus{}}

@@ -3,18 +3,11 @@ package engine
 import (
 	"slices"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg"
 )
-
-// advised is what was said already of the host's firewall.
-type advised struct {
-	mu    sync.Mutex
-	texts []string // guarded by mu
-}
 
 // way is a bridge that published ports lead to.
 type way struct {
@@ -78,13 +71,8 @@ func (e *Engine) checkFirewall(c *ctr) {
 	if err != nil {
 		e.log.Warn("firewall", "err", err)
 	}
-	e.advised.mu.Lock()
-	defer e.advised.mu.Unlock()
 	for _, text := range advice {
-		if !slices.Contains(e.advised.texts, text) {
-			e.advised.texts = append(e.advised.texts, text)
-			e.Problem(text)
-		}
+		e.problemOnce(text)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -207,7 +206,7 @@ func (e *Engine) plugNetwork(c *ctr, ends []store.End, pid int, u *undo) error {
 	if len(ends) == 0 {
 		return nil
 	}
-	if err := e.applyNetwork(); err != nil && !errors.Is(err, netcfg.ErrTaken) { // its own network is said by plug
+	if err := e.applyNetwork(); err != nil {
 		return err
 	}
 	u.add(c.unplugNetwork)
@@ -371,19 +370,21 @@ func (e *Engine) applyNetwork() error {
 		}
 		c.Networks = append(c.Networks, k)
 	}
-	err := e.net.Set(c)
-	if err != nil && !errors.Is(err, netcfg.ErrTaken) {
+	if err := e.net.Set(c); err != nil {
 		return err
 	}
 	where.told()
 	e.replug(e.net.Missing())
-	if err := e.net.Loose(); err != nil {
-		e.loose.Do(func() { e.Problem(err.Error()) })
+	problems := []error{e.net.Loose(), e.net.Lacks()}
+	for _, n := range c.Networks {
+		problems = append(problems, e.net.Taken(n.Bridge))
 	}
-	if err := e.net.Lacks(); err != nil {
-		e.lacking.Do(func() { e.Problem(err.Error()) })
+	for _, err := range problems {
+		if err != nil {
+			e.problemOnce(err.Error())
+		}
 	}
-	return err
+	return nil
 }
 
 // linkOf is what a container may send: whoever may administer its network may give it other addresses too, and does so for a

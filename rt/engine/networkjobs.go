@@ -74,7 +74,10 @@ func (e *Engine) createNetwork(_ *Job, n network.Network) (network.Network, erro
 	if err != nil {
 		return n, err
 	}
-	if err = e.applyNetwork(); err == nil {
+	if err = e.bridgeFree(n.ID); err == nil {
+		err = e.applyNetwork()
+	}
+	if err == nil {
 		err = e.makeParent(n.ID)
 	}
 	if err != nil {
@@ -83,6 +86,18 @@ func (e *Engine) createNetwork(_ *Job, n network.Network) (network.Network, erro
 	}
 	e.networkEvent(events.ActionCreate, n, "")
 	return n, nil
+}
+
+// bridgeFree refuses a bridge that is somebody else's.
+func (e *Engine) bridgeFree(id string) error {
+	if _, attached := e.networks.Attachment(id); attached {
+		return nil
+	}
+	k, err := e.networks.Kernel(id)
+	if err != nil {
+		return err
+	}
+	return fault.As(fault.Conflict, e.net.Free(k))
 }
 
 func (e *Engine) removeNetwork(_ *Job, ref string) (any, error) {
