@@ -53,6 +53,8 @@ type Keeper struct {
 	want    Wanted
 	memory  memory
 	clients map[clientKey]*client
+	voices  map[string]*voice         // that say the machine's name, by link
+	saying  sync.WaitGroup            // voices that have not ended
 	names   map[string]netip.AddrPort // endpoints that are written as names; not valid: being asked for
 	forget  context.CancelFunc        // ends that asking
 	told    map[string]bool           // problems that were logged
@@ -113,7 +115,7 @@ func Start(o Options) (*Keeper, error) {
 	}
 	k := &Keeper{
 		o: o, set: make(chan request), leash: make(chan leased), ended: make(chan struct{}),
-		found: make(chan endpoint), forget: func() {}, clients: map[clientKey]*client{}, names: map[string]netip.AddrPort{}, told: map[string]bool{},
+		found: make(chan endpoint), forget: func() {}, clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, told: map[string]bool{},
 		online: map[string]bool{}, changed: make(chan struct{}),
 	}
 	if b, err := os.ReadFile(o.Memory); err == nil {
@@ -141,7 +143,7 @@ func (k *Keeper) Set(c Config) {
 	}
 }
 
-// Close ends the keeper, and leaves all as it is.
+// Close ends the keeper, and leaves all as it is. Others on the links are told goodbye.
 func (k *Keeper) Close() {
 	k.stop()
 	<-k.ended
@@ -200,6 +202,7 @@ const firstRetry, lastRetry = time.Second, time.Minute
 
 func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 	defer close(k.ended)
+	defer k.saying.Wait() // they say goodbye
 	retry := firstRetry
 	var timer <-chan time.Time
 	started := false
@@ -246,6 +249,12 @@ func (k *Keeper) setWanted(c Config) {
 		if l := find(order, key.link); l == nil || !l.asks(key.v6) {
 			cl.stop()
 			delete(k.clients, key)
+		}
+	}
+	for name, v := range k.voices {
+		if l := find(order, name); l == nil || !l.Announce {
+			v.stop()
+			delete(k.voices, name)
 		}
 	}
 	k.forget()
@@ -300,6 +309,7 @@ func (k *Keeper) reconcile(ctx context.Context) bool {
 		k.problem(replace(k.o.Resolv, text))
 		k.resolv = text
 	}
+	k.announce(ctx, s)
 	k.tell(s)
 	return good
 }

@@ -41,7 +41,7 @@ func TestDriversAsRoot(t *testing.T) {
 
 func TestPackagesAsRoot(t *testing.T) {
 	t.Parallel()
-	list := packages("./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci", "./netcfg", "./netcfg/dns", "./netcfg/dhcp", "./netcfg/links")
+	list := packages("./init/keeper", "./sandbox", "./sandbox/cgroup", "./sandbox/rootfs", "./sandbox/spawn", "./rt/oci", "./netcfg", "./netcfg/dns", "./netcfg/dhcp", "./netcfg/links", "./netcfg/mdns")
 	for _, c := range []struct{ arch, series, cgroup string }{
 		{"amd64", "6.1", ""},
 		{"amd64", "6.12", ""},
