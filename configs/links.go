@@ -142,9 +142,7 @@ func (d *document) checkLinkLoops(c *Config) {
 		if p := all[name].Parent; p != "" {
 			below[name] = append(below[name], p)
 		}
-		for _, p := range all[name].Ports {
-			below[name] = append(below[name], p) // a bridge's port may not stand on the bridge
-		}
+		below[name] = append(below[name], all[name].Ports...) // a bridge's port may not stand on the bridge
 	}
 	for _, name := range sortedKeys(all) {
 		if cycle := findCycle(func(n string) []string { return below[n] }, name, nil); cycle != nil {

@@ -1,6 +1,8 @@
 package configs
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -131,4 +133,16 @@ after = ["asks"]
 `))
 	require.Empty(t, problems)
 	require.Equal(t, map[string][]string{"asks": {"wan0"}, "follows": {"wan0", "network"}}, c.Needs())
+}
+
+// What the documentation shows is right.
+func TestLinkExamples(t *testing.T) {
+	text, err := os.ReadFile("../docs/links.md")
+	require.NoError(t, err)
+	all := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(text, -1)
+	require.Len(t, all, 7)
+	for _, m := range all {
+		_, problems := Parse("links.md", m[1])
+		require.Empty(t, problems, "%s", m[1])
+	}
 }

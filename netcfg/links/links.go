@@ -346,9 +346,7 @@ func (k *Keeper) remember(s *State) {
 	m := memory{Owned: Owned{}}
 	for i := range k.want.Links {
 		l := &k.want.Links[i]
-		for _, p := range sorted(k.want.addresses(l)) {
-			m.Owned[l.Name] = append(m.Owned[l.Name], p)
-		}
+		m.Owned[l.Name] = sorted(k.want.addresses(l))
 		for _, l4 := range k.want.Leases[l.Name] {
 			m.Leases = append(m.Leases, lease{l.Name, l4})
 		}
