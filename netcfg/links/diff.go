@@ -35,6 +35,7 @@ type Dev struct {
 	MIIMon        time.Duration
 	STP           bool
 	RA, AddrGen   string // sysctls; empty: no IPv6
+	Failover      bool   // routes through it don't count while it has no carrier
 	Addresses     map[netip.Prefix]time.Time
 }
 
@@ -66,6 +67,7 @@ const (
 	SetSTP   Op = "set STP"
 	SetRA    Op = "set accept_ra"
 	SetGen   Op = "set addr_gen_mode"
+	SetOver  Op = "set ignore_routes_with_linkdown"
 	SetPeers Op = "set keys and peers"
 	AddAddr  Op = "add address"
 	DelAddr  Op = "remove address"
@@ -256,6 +258,9 @@ func (d *differ) link(l *Link) {
 	}
 	if gen := map[string]string{"eui64": "0", "none": "1", "random": "3"}[l.AddrGen]; gen != "" && v.AddrGen != gen {
 		d.add(Change{Op: SetGen, Link: l.Name, Value: gen})
+	}
+	if !v.Failover {
+		d.add(Change{Op: SetOver, Link: l.Name, Value: "1"}) // or the way with the lowest metric is taken though it leads nowhere
 	}
 	if l.MAC != "" && v.MAC != l.MAC {
 		d.add(Change{Op: SetMAC, Link: l.Name, Value: l.MAC})

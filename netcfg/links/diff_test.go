@@ -55,7 +55,7 @@ func text(all []Change) string {
 }
 
 func device(index int) *Dev {
-	return &Dev{Kind: "device", Index: index, Up: true, MTU: 1500, Addresses: map[netip.Prefix]time.Time{}}
+	return &Dev{Kind: "device", Index: index, Up: true, Failover: true, MTU: 1500, Addresses: map[netip.Prefix]time.Time{}}
 }
 
 func state(devices map[string]*Dev) *State {
@@ -76,13 +76,16 @@ func TestStackedLinks(t *testing.T) {
 	w := Wanted{Links: order}
 	s := state(map[string]*Dev{"eth0": device(2), "eth1": device(3)})
 	require.Equal(t, `bond0: create bond
+bond0: set ignore_routes_with_linkdown 1
 bond0: set up
 br0: create bridge
 br0: set STP 1
+br0: set ignore_routes_with_linkdown 1
 br0: set up
 br0: add address 10.0.0.1/24
 bond0.7: create vlan
 bond0.7: add to br0
+bond0.7: set ignore_routes_with_linkdown 1
 bond0.7: set up
 eth0: set down
 eth0: add to bond0
@@ -111,9 +114,11 @@ eth1: add to bond0`, text(Diff(w, s, nil, time.Now())))
 	w.Links = order
 	require.Equal(t, `bond0: delete
 bond0: create bond
+bond0: set ignore_routes_with_linkdown 1
 bond0: set up
 bond0.7: create vlan
 bond0.7: add to br0
+bond0.7: set ignore_routes_with_linkdown 1
 bond0.7: set up
 eth0: set down
 eth0: add to bond0
@@ -128,7 +133,7 @@ func TestOthersLinks(t *testing.T) {
 	w := Wanted{Links: []Link{{Name: "br0", Kind: Bridge, Addresses: pre("10.0.0.1/24")}}}
 	require.Equal(t, "br0: leave alone", text(Diff(w, s, nil, time.Now())), "nothing of theirs is touched")
 	w.Links[0].Name = "br1"
-	require.Equal(t, "br1: mark as coble's\nbr1: set up\nbr1: add address 10.0.0.1/24", text(Diff(w, s, nil, time.Now())), "one whose maker was killed")
+	require.Equal(t, "br1: mark as coble's\nbr1: set ignore_routes_with_linkdown 1\nbr1: set up\nbr1: add address 10.0.0.1/24", text(Diff(w, s, nil, time.Now())), "one whose maker was killed")
 
 	port := device(7)
 	port.Master = 5

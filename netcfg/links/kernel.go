@@ -30,6 +30,7 @@ func read(now time.Time, wanted []Link) (*State, error) {
 		s.Devices[v.Name], names[v.Index] = v, v.Name
 		if find(wanted, v.Name) != nil {
 			v.RA, v.AddrGen = readText(sysctl(v.Name, "accept_ra")), readText(sysctl(v.Name, "addr_gen_mode"))
+			v.Failover = readText(linkdownFile("ipv4", v.Name)) == "1"
 			v.STP = v.Kind == string(Bridge) && readText(stpFile(v.Name)) != "0"
 		}
 	}
@@ -84,6 +85,10 @@ func readDev(l netlink.Link) *Dev {
 
 func sysctl(link, key string) string { return "/proc/sys/net/ipv6/conf/" + link + "/" + key }
 func stpFile(link string) string     { return "/sys/class/net/" + link + "/bridge/stp_state" }
+
+func linkdownFile(family, link string) string {
+	return "/proc/sys/net/" + family + "/conf/" + link + "/ignore_routes_with_linkdown"
+}
 
 func readText(path string) string {
 	b, _ := os.ReadFile(path)
@@ -209,6 +214,12 @@ func do(c Change, now time.Time) error {
 		return os.WriteFile(sysctl(c.Link, "accept_ra"), []byte(c.Value), 0)
 	case SetGen:
 		return os.WriteFile(sysctl(c.Link, "addr_gen_mode"), []byte(c.Value), 0)
+	case SetOver:
+		err := os.WriteFile(linkdownFile("ipv6", c.Link), []byte(c.Value), 0)
+		if errors.Is(err, os.ErrNotExist) { // no IPv6, or not on this link
+			err = nil
+		}
+		return errors.Join(err, os.WriteFile(linkdownFile("ipv4", c.Link), []byte(c.Value), 0))
 	case SetPeers:
 		return c.tunnel.set(l)
 	case AddAddr:

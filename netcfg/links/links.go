@@ -195,8 +195,12 @@ func watch(ctx context.Context, s *nl.NetlinkSocket, events chan<- struct{}) {
 	}
 }
 
-// Settle is how long the loop waits for more before it looks: links come with many messages.
-const settle = 30 * time.Millisecond
+// settle is how long the loop waits for more before it looks: links come with many messages. Where looking takes long, since
+// there are a thousand links of containers, it waits longer: it is to take no more than a twentieth of a processor.
+const (
+	settle    = 30 * time.Millisecond
+	maxSettle = time.Second
+)
 
 const firstRetry, lastRetry = time.Second, time.Minute
 
@@ -205,7 +209,7 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 	defer k.saying.Wait() // they say goodbye
 	retry := firstRetry
 	var timer <-chan time.Time
-	started := false
+	started, took := false, time.Duration(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -218,7 +222,10 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 		case l := <-k.leash:
 			k.take(l)
 		case <-events:
-			time.Sleep(settle)
+			if started && k.idle() {
+				continue
+			}
+			time.Sleep(min(max(settle, 20*took), maxSettle))
 			select {
 			case <-events:
 			default:
@@ -231,13 +238,23 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 			continue
 		}
 		timer = nil
-		if !k.reconcile(ctx) {
+		began := time.Now()
+		good := k.reconcile(ctx)
+		took = time.Since(began)
+		if !good {
 			timer = time.After(retry)
 			retry = min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry
 		}
 	}
+}
+
+// idle says that there is nothing to keep.
+func (k *Keeper) idle() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.want.Links) == 0 && len(k.memory.Owned) == 0 && k.online[""]
 }
 
 func (k *Keeper) setWanted(c Config) {

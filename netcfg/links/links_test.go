@@ -210,7 +210,7 @@ func TestBridge(t *testing.T) {
 	dir := t.TempDir()
 	bridge := Link{Name: "br7", Kind: Bridge, Ports: []string{"p1", "p2"}, Addresses: pre("10.5.0.1/24")}
 	k := keep(t, dir, bridge)
-	require.Equal(t, "br7: create bridge\nbr7: set up\nbr7: add address 10.5.0.1/24\np1: add to br7\np1: set up", k.settled("br7"))
+	require.Equal(t, "br7: create bridge\nbr7: set ignore_routes_with_linkdown 1\nbr7: set up\nbr7: add address 10.5.0.1/24\np1: add to br7\np1: set up", k.settled("br7"))
 	b.Veth(t, "p2", "eth0", "10.5.0.3/24")
 	require.NoError(t, ping(b, "10.5.0.2"), "from one port to the other")
 	require.Equal(t, "p2: add to br7\np2: set up", strings.TrimSpace(k.settled("br7")))
@@ -253,7 +253,7 @@ func TestMatchMAC(t *testing.T) {
 	gone(t, "lan3")
 	_, mac := nstest.Up(t, "x1", true)
 	k := keep(t, t.TempDir(), Link{Name: "lan3", MatchMAC: mac.String(), Addresses: pre("10.5.0.1/24")})
-	require.Equal(t, "x1: rename lan3\nlan3: add address 10.5.0.1/24", k.settled("lan3"))
+	require.Equal(t, "x1: rename lan3\nlan3: set ignore_routes_with_linkdown 1\nlan3: add address 10.5.0.1/24", k.settled("lan3"))
 	require.NoError(t, ping(p, "10.5.0.1"))
 }
 
@@ -283,4 +283,29 @@ func TestImpossible(t *testing.T) {
 	for _, want := range []string{"lan0: set MTU 1048576: ", "wg0: read key: open /nosuchkey", "links stand on each other in a circle: v1 on v1"} {
 		require.Equal(t, 1, strings.Count(all, want), "%s in\n%s", want, all)
 	}
+}
+
+// Two ways out: the better one is taken while it has carrier.
+func TestFailover(t *testing.T) {
+	a, b := nstest.NewPeer(t), nstest.NewPeer(t)
+	a.Veth(t, "wan0", "srv0", "192.0.2.1/24")
+	b.Veth(t, "wan1", "srv0", "198.51.100.1/24")
+	k := keep(
+		t, t.TempDir(), Link{Name: "wan0", Addresses: pre("192.0.2.2/24"), Gateways: ips("192.0.2.1"), Metric: 10},
+		Link{Name: "wan1", Addresses: pre("198.51.100.2/24"), Gateways: ips("198.51.100.1"), Metric: 20},
+	)
+	k.settled("wan0")
+	k.settled("wan1")
+	via := func() string {
+		all, err := netlink.RouteGet(net.IPv4(203, 0, 113, 1))
+		if err != nil {
+			return err.Error()
+		}
+		return all[0].Gw.String()
+	}
+	nstest.Until(t, "the better way", func() bool { return via() == "192.0.2.1" })
+	a.Do(func() { nstest.Up(t, "srv0", false) })
+	nstest.Until(t, "the other way", func() bool { return via() == "198.51.100.1" })
+	a.Do(func() { nstest.Up(t, "srv0", true) })
+	nstest.Until(t, "the better way again", func() bool { return via() == "192.0.2.1" })
 }
