@@ -146,3 +146,13 @@ func TestLinkExamples(t *testing.T) {
 		require.Empty(t, problems, "%s", m[1])
 	}
 }
+
+// A list of tables ends the section before it: a mistake in it is not that one's.
+func TestTablesBehindContainers(t *testing.T) {
+	c, problems := Parse("f", []byte("[container.box]\nimage = \"x\"\n[[link.eth0.routes]]\nto = 7\n"))
+	require.NotEmpty(t, problems)
+	for _, p := range problems {
+		require.Empty(t, p.Section)
+	}
+	require.Equal(t, "x", c.Container["box"].Image)
+}

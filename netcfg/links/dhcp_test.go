@@ -98,7 +98,9 @@ func TestAsking(t *testing.T) {
 		l, _ := netlink.LinkByName("srv0")
 		netlink.AddrReplace(l, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("fd00:2::2/64"))})
 	})
+	start := time.Now()
 	nstest.Until(t, "lease asked for again", func() bool { return until() > 116 })
+	require.Less(t, time.Since(start), 30*time.Second, "at once, and not because its half is over")
 
 	k.Set(Config{[]Link{{Name: "wan0"}}})
 	nstest.Until(t, "end of the lease", func() bool { return !strings.Contains(addresses(t, "wan0"), "10.0.2.") && routes(t, 254) == "" })

@@ -3,7 +3,7 @@ package main
 import "slices"
 
 func table() []mutant {
-	return slices.Concat(archives(), images(), durable(), requests(), sandboxes(), containers(), filters(), faces(), drivers(), registries(), networkings())
+	return slices.Concat(archives(), images(), durable(), requests(), sandboxes(), containers(), filters(), faces(), drivers(), registries(), networkings(), ownLinks())
 }
 
 // archives are the defences against what an image or a copied archive may hold.

@@ -1,0 +1,40 @@
+package main
+
+// ownLinks is what keeps the machine's own links as its owner says, and what strangers on them say out.
+func ownLinks() []mutant {
+	in := func(name, file, old, new, run string) mutant {
+		return mutant{"links: " + name, "netcfg/links/" + file, old, new, "./netcfg/links", run}
+	}
+	asks := func(name, file, old, new, run string) mutant {
+		return mutant{"dhcp: " + name, "netcfg/dhcp/" + file, old, new, "./netcfg/dhcp", run}
+	}
+	says := func(name, file, old, new, run string) mutant {
+		return mutant{"mdns: " + name, "netcfg/mdns/" + file, old, new, "./netcfg/mdns", run}
+	}
+	return []mutant{
+		in("others' links are not removed", "diff.go", "\t\tif !strings.HasPrefix(v.Alias, mark) {\n\t\t\tcontinue\n", "\t\tif v.Kind == \"device\" {\n\t\t\tcontinue\n", "TestBridge|TestOthersLinks"),
+		in("others' links are not set up", "diff.go", "if v.Group != group || v.Alias != \"\" || !d.s.built(l, v) {", "if false {", "TestBridge|TestOthersLinks"),
+		in("others' ports stay where they are", "diff.go", "m.Index == v.Master && strings.HasPrefix(m.Alias, mark) &&", "m.Index == v.Master &&", "TestOthersLinks"),
+		in("others' addresses stay", "kernel.go", "/promote_secondaries\", []byte(\"1\")", "/promote_secondaries\", []byte(\"0\")", "TestStatic"),
+		in("what coble gave is known to the next engine", "links.go", "err = replace(k.o.Memory, string(b))", "err = replace(k.o.Memory, string(b[:0]))", "TestStatic"),
+		in("a leased address ends in the kernel", "kernel.go", "if !c.Until.IsZero() {", "if false {", "TestAsking"),
+		in("an engine goes on with the address that it finds", "links.go", "d.Held, c.lease = m.Lease, m.Lease", "d.Held = nil", "TestAsking"),
+		in("carrier that returns is another network's maybe", "links.go", "if v.Carrier && !c.carrier {", "if false {", "TestAsking"),
+		in("a way without carrier is left", "kernel.go", "os.WriteFile(linkdownFile(\"ipv4\", c.Link), []byte(c.Value), 0)", "error(nil)", "TestFailover"),
+		in("resolv.conf is written when it changes only", "resolv.go", "err == nil && string(have) == content {", "err == nil && string(have) == content && false {", "TestStatic"),
+		in("what can't be done holds up nothing else", "links.go", "\t\t\tk.problem(err)\n\t\t\tgood = false\n\t\t} else if k.o.Changed", "\t\t\tk.problem(err)\n\t\t\treturn false\n\t\t} else if k.o.Changed", "TestImpossible"),
+		in("a circle is left out", "config.go", "if l := find(o.all, name); l != nil && !o.bad[name] {", "if l := find(o.all, name); l != nil {", "TestOrder"),
+		asks("another server than the one that was asked has no say", "dhcp.go", "m.state == renewing && !bytes.Equal(l.server, m.held.server):", "false:", "TestStrangersHaveNoSay"),
+		asks("another client's answer is not ours", "v4.go", "!bytes.Equal(b[28:28+len(c.hw)], c.hw) ||", "false ||", "TestStrangersHaveNoSay"),
+		asks("names that would be lines of resolv.conf are refused", "v4.go", "if next <= at || !plainName(name) {", "if next <= at {", "TestNames"),
+		asks("a lease of nothing is refused", "v4.go", "total != 32 || bits == 0 || valid < shortest {", "total != 32 || bits == 0 {", "TestLease4"),
+		asks("an address that no host can have is refused", "v4.go", "return !a.IsUnspecified() &&", "return true || !a.IsUnspecified() &&", "TestLease4"),
+		asks("a server that fails takes nothing away", "v6.go", "(status == noBinding6 || status == notOnLink6 || status == 0):", "true:", "TestIPv6"),
+		says("who is not on the link is not answered", "mdns.go", "|| own || !m.onLink(from.Addr().Unmap()) {", "|| own {", "TestAnswers"),
+		says("another's name is not taken", "mdns.go", "from.Port() == 5353 && len(q.others) > 0:", "false:", "TestConflicts"),
+		says("names are not fought for without end", "mdns.go", "if m.n > 10 {", "if false {", "TestConflicts"),
+		says("nobody is made to shout", "mdns.go", "if now.Sub(m.last) < time.Second && len(q.rival) == 0 {", "if false {", "TestAnswers"),
+		says("addresses that go are taken back", "mdns.go", "if m.addrs = without(was, addrs); len(m.addrs) > 0 {", "if false {", "TestLife"),
+		{"configs: a mistake in a list of tables costs no container", "configs/document.go", `inner := strings.TrimLeft(line, "[")`, `inner, _ := strings.CutPrefix(line, "[")`, "./configs", "TestTablesBehindContainers"},
+	}
+}
