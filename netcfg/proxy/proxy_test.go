@@ -183,14 +183,18 @@ func TestUDP(t *testing.T) {
 			}
 		}
 		require.Len(t, seen, 5, "a socket for each client")
-		p.mu.Lock()
-		require.Equal(t, 5, p.flows)
-		p.sweep(time.Now().Add(quiet - time.Second))
-		require.Equal(t, 5, p.flows)
-		p.sweep(time.Now().Add(quiet + time.Second))
-		require.Zero(t, p.flows)
-		require.Len(t, p.sockets, 1)
-		p.mu.Unlock()
+		later := func(d time.Duration) (flows, sockets int) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.sweep(time.Now().Add(d))
+			return p.flows, len(p.sockets)
+		}
+		flows, sockets := later(quiet - time.Second)
+		require.Equal(t, 5, flows)
+		require.Equal(t, 6, sockets)
+		flows, sockets = later(quiet + time.Second)
+		require.Zero(t, flows)
+		require.Equal(t, 1, sockets)
 	}
 }
 
@@ -199,11 +203,11 @@ func TestMadeUpClients(t *testing.T) {
 	port := freePort(t)
 	p := newProxy(t, Port{Proto: "udp", At: at("127.0.0.1", port), To: at("127.0.0.1", freePort(t))})
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.flows = maxFlows - 1
 	l := p.ports[Port{Proto: "udp", At: at("127.0.0.1", port), To: p.portsTo()}]
 	require.NotNil(t, p.newFlow(l, client{from: at("192.0.2.1", 1)}))
 	require.Nil(t, p.newFlow(l, client{from: at("192.0.2.1", 2)}))
-	p.mu.Unlock()
 }
 
 func (p *Proxy) portsTo() (to netip.AddrPort) {
