@@ -92,8 +92,13 @@ func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan
 			c.Got(was)
 		}
 		if o != nil {
-			if err := k.send(o); err != nil && m.tries == patience { // at first a link may not be ready
+			err := k.send(o)
+			switch {
+			case m.tries != patience: // at first a link may not be ready, and later it has been said
+			case err != nil:
 				c.Log("dhcp on %s: send: %v", c.Link, err)
+			case m.state == selecting:
+				c.Log("dhcp on %s: no server has answered yet; asking goes on", c.Link)
 			}
 		}
 		var timer <-chan time.Time
