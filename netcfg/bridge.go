@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
@@ -62,7 +63,7 @@ func (h *Host) ensure(n Network) error {
 
 // Free refuses, with ErrTaken, a bridge of another engine's, and addresses that one of those has.
 func (h *Host) Free(n Network) error {
-	links, err := netlink.LinkList()
+	links, err := dump.List(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -73,7 +74,7 @@ func (h *Host) Free(n Network) error {
 		if l.Attrs().Name == n.Bridge {
 			return fmt.Errorf("make bridge %s: it is that of %s: %w; give the bridge another name", n.Bridge, l.Attrs().Alias, ErrTaken)
 		}
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		addrs, err := dump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 		if err != nil && !gone(err) {
 			return fmt.Errorf("list addresses of %s: %w", l.Attrs().Name, err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
@@ -143,7 +144,7 @@ func stopForwarding(name string) error {
 	if err != nil || own == [2]bool{} {
 		return err
 	}
-	links, err := netlink.LinkList()
+	links, err := dump.List(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

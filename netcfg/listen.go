@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
@@ -21,7 +22,7 @@ type Listen = nft.Listen
 // Where finds what names stand for at this moment: an address, or a link's name, alias or other name (ip-link(8), alias and
 // property), or what zones has under it. An unspecified address is everywhere. A link that is not there yet is matched when it comes.
 func Where(names []string, zones map[string][]string) (Listen, error) {
-	links, err := netlink.LinkList()
+	links, err := dump.List(netlink.LinkList)
 	if err != nil {
 		return Listen{}, fmt.Errorf("list links: %w", err)
 	}
@@ -52,7 +53,7 @@ func Where(names []string, zones map[string][]string) (Listen, error) {
 func Uplinks() ([]string, error) {
 	var names []string
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := netlink.RouteList(nil, family)
+		list, err := dump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
@@ -80,7 +81,7 @@ func Uplinks() ([]string, error) {
 // Entries are the links that others may come in through: all of the host's but loopback, ports of bridges and bonds, and
 // engines' bridges.
 func Entries() ([]string, error) {
-	links, err := netlink.LinkList()
+	links, err := dump.List(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/hostfw"
 	"github.com/coble-os/coble/netcfg/nft"
 	"github.com/coble-os/coble/netcfg/proxy"
@@ -100,7 +101,7 @@ func (h *Host) Set(c Config) error {
 		r.Networks = append(r.Networks, n.Network)
 	}
 	if h.made {
-		if links, err = netlink.LinkList(); err != nil {
+		if links, err = dump.List(netlink.LinkList); err != nil {
 			return fmt.Errorf("list links: %w", err)
 		}
 	}
@@ -181,7 +182,7 @@ func (h *Host) unwatch(name string) error {
 // dropStale removes the engine's bridges, the links on them and the parents that nobody wants, and returns what links there
 // were and whether a bridge is gone. Called with mu held.
 func (h *Host) dropStale(c Config) (links []netlink.Link, dropped bool, err error) {
-	if links, err = netlink.LinkList(); err != nil {
+	if links, err = dump.List(netlink.LinkList); err != nil {
 		return nil, false, fmt.Errorf("list links: %w", err)
 	}
 	wanted, ours := map[string]bool{}, map[int]bool{}

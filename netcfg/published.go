@@ -8,6 +8,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/nft"
 	"github.com/coble-os/coble/netcfg/proxy"
 )
@@ -86,7 +87,7 @@ func (h *Host) apply(r nft.Rules) error {
 // proxyPorts are the sockets that published ports need. One that is reached through links has one on each of them that is
 // there, and on loopback, where the host's own connections come from.
 func proxyPorts(ports []Port) ([]proxy.Port, error) {
-	links, err := netlink.LinkList()
+	links, err := dump.List(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/dump"
 )
 
 // FreeSubnet finds a /16 for containers that the host does not route anywhere yet, and that is none of others.
@@ -30,7 +32,7 @@ func Unrouted(p netip.Prefix) (bool, error) {
 
 // routes are the destinations that the host has routes to, without the default.
 func routes(family int) ([]netip.Prefix, error) {
-	list, err := netlink.RouteList(nil, family)
+	list, err := dump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/dump"
 )
 
 // protocol marks routes and rules as coble's (rtnetlink(7), RTPROT_*): the letter C, which nobody else has taken.
@@ -19,7 +21,7 @@ const protocol = 67
 
 // read asks the kernel. Sysctls are read of the links that are wanted only: there may be a thousand containers' beside them.
 func read(now time.Time, wanted []Link) (*State, error) {
-	all, err := netlink.LinkList()
+	all, err := dump.List(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -34,7 +36,7 @@ func read(now time.Time, wanted []Link) (*State, error) {
 			v.STP = v.Kind == string(Bridge) && readText(stpFile(v.Name)) != "0"
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := dump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -43,7 +45,10 @@ func read(now time.Time, wanted []Link) (*State, error) {
 			v.Addresses[prefix(a.IPNet)] = until(now, a.ValidLft)
 		}
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	routes, err := dump.List(func() ([]netlink.Route, error) {
+		own := &netlink.Route{Protocol: protocol, Table: unix.RT_TABLE_UNSPEC}
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, own, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -51,7 +56,7 @@ func read(now time.Time, wanted []Link) (*State, error) {
 		s.Routes = append(s.Routes, readRoute(r, names)...)
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rules, err := netlink.RuleList(family)
+		rules, err := dump.List(func() ([]netlink.Rule, error) { return netlink.RuleList(family) })
 		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
 			continue // a kernel without policies, or without IPv6
 		}
