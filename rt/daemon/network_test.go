@@ -149,19 +149,25 @@ func interfaceOf(m *machine, prefix string) string {
 func TestStartsBesideEachOther(t *testing.T) {
 	m := newMachine(t, "")
 	m.loadBox()
-	const many = 24
+	const many = 60
 	ids := make([]string, many)
 	for i := range ids {
 		ids[i] = m.create(fmt.Sprintf("c%d", i), func(r *request) { r.HostConfig.NetworkMode = "bridge" }, "sh", "-c", "sleep 2; test -e /sys/class/net/eth0")
 	}
 	var wg sync.WaitGroup
-	for _, id := range ids {
-		wg.Go(func() { m.try("POST", "/containers/"+id+"/start", nil) })
+	for i, id := range ids {
+		wg.Go(func() {
+			time.Sleep(time.Duration(i) * 4 * time.Millisecond) // some look while others are plugged in
+			m.try("POST", "/containers/"+id+"/start", nil)
+		})
 	}
 	wg.Wait()
 	for _, id := range ids {
 		require.Zero(t, m.wait(id), "its link is gone")
 	}
+	log, err := os.ReadFile(m.dir + "/log")
+	require.NoError(t, err)
+	require.NotContains(t, string(log), "made link anew", "a link was taken away, if only for a moment")
 }
 
 // TestAttachedNetwork: a container on a link of the host's is reached by who is on that link, at its own address, by name by its
