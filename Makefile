@@ -19,7 +19,7 @@ GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 export CGO_ENABLED := 0
 
 PACKAGES := busybox-static nftables iptables btrfs-progs xfsprogs squashfs-tools erofs-utils dmsetup e2fsprogs secilc xz-utils zstd dpkg skopeo umoci docker-registry apache2-utils dnsmasq-base kea-dhcp6-server wireguard-tools avahi-daemon
-VM_PACKAGES := qemu-system-x86 qemu-system-arm qemu-user ipxe-qemu debian-archive-keyring mmdebstrap
+VM_PACKAGES := qemu-system-x86 qemu-system-arm qemu-user ipxe-qemu debian-archive-keyring mmdebstrap wpasupplicant hostapd
 BENCH_PACKAGES := crun runc
 CONFORMANCE_PACKAGES := curl openssl apache2-utils
 ACCEPTANCE_PACKAGES := bats curl jq socat skopeo docker-registry python3 mmdebstrap

@@ -14,6 +14,7 @@ import (
 // kernel does not have is not an error.
 func DefaultModules() []string {
 	return strings.Fields(`
+		crc32c_generic
 		virtio_pci virtio_mmio nvme virtio_blk virtio_scsi sd_mod ext4
 		overlay loop
 		virtio_net virtio_rng e1000 e1000e af_packet

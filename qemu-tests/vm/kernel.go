@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Kernel is one unpacked Debian kernel.
@@ -18,11 +19,13 @@ type Kernel struct {
 func (k Kernel) Release() string { return filepath.Base(k.Modules) }
 
 // FetchKernel returns Debian's kernel of a series ("5.10", "6.1" or "6.12") for
-// amd64 or arm64, downloading its package by name if the cache does not have it
+// amd64 or arm64: the one for clouds, with few drivers, or with "-full" behind
+// the series the one for all machines, several times as large, downloading its package by name if the cache does not have it
 // and unpacking it there. Nothing is installed. The mirror is that of the
 // machine's own /etc/apt.
 func FetchKernel(ctx context.Context, arch, series string) (Kernel, error) {
-	suite, ok := map[string]string{"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie"}[series]
+	number, full := strings.CutSuffix(series, "-full")
+	suite, ok := map[string]string{"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie"}[number]
 	if !ok || (arch != "amd64" && arch != "arm64") {
 		return Kernel{}, fmt.Errorf("no kernel %s for %s: want 5.10, 6.1 or 6.12 for amd64 or arm64", series, arch)
 	}
@@ -39,7 +42,11 @@ func FetchKernel(ctx context.Context, arch, series string) (Kernel, error) {
 		return k, nil
 	}
 	a := newApt(arch, suite)
-	name, err := a.dependency(ctx, "linux-image-cloud-"+arch, "linux-image-")
+	meta := "linux-image-cloud-" + arch
+	if full {
+		meta = "linux-image-" + arch
+	}
+	name, err := a.dependency(ctx, meta, "linux-image-")
 	if err == nil {
 		err = a.unpack(ctx, name, dir)
 	}
