@@ -188,10 +188,10 @@ func TestLease4(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	require.Equal(t, []string{"eng.lan", "x.lan"}, names([]byte("\x03eng\x03lan\x00\x01x\xc0\x04")))
-	require.Empty(t, names([]byte("\xc0\x00")), "a loop")
-	require.Empty(t, names([]byte("\x05a\nb c\x00")), "what would be lines of resolv.conf")
-	require.Empty(t, names([]byte("\x09ab")))
+	require.Equal(t, []string{"eng.lan", "x.lan"}, Names([]byte("\x03eng\x03lan\x00\x01x\xc0\x04")))
+	require.Empty(t, Names([]byte("\xc0\x00")), "a loop")
+	require.Empty(t, Names([]byte("\x05a\nb c\x00")), "what would be lines of resolv.conf")
+	require.Empty(t, Names([]byte("\x09ab")))
 }
 
 // answer6 makes of a client's message a server's answer.

@@ -136,11 +136,11 @@ func lease4(b []byte, o map[byte][]byte, now time.Time) (l Lease, ok bool) {
 	l.setTimes(now, number(o[opt4T1]), number(o[opt4T2]), valid)
 	if routes, ok := routes4(o[opt4Routes]); ok && len(routes) > 0 {
 		l.Routes = routes // and then routers don't count (RFC 3442)
-	} else if routers := addrs(o[opt4Router], 4); len(routers) > 0 {
+	} else if routers := Addresses(o[opt4Router], 4); len(routers) > 0 {
 		l.Routes = []Route{{netip.PrefixFrom(netip.IPv4Unspecified(), 0), routers[0]}}
 	}
-	l.DNS = addrs(o[opt4DNS], 4)
-	l.Search = names(o[opt4Search])
+	l.DNS = Addresses(o[opt4DNS], 4)
+	l.Search = Names(o[opt4Search])
 	if l.Search == nil {
 		if d := strings.TrimRight(string(o[opt4Domain]), ".\x00"); plainName(d) {
 			l.Search = []string{d}
@@ -185,8 +185,8 @@ func usable(a netip.Addr) bool {
 	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// addrs reads addresses of size bytes each, those that may be a host's.
-func addrs(b []byte, size int) (all []netip.Addr) {
+// Addresses reads addresses of size bytes each, those that may be a host's.
+func Addresses(b []byte, size int) (all []netip.Addr) {
 	for ; len(b) >= size; b = b[size:] {
 		if a, _ := netip.AddrFromSlice(b[:size]); usable(a) {
 			all = append(all, a)
@@ -195,8 +195,8 @@ func addrs(b []byte, size int) (all []netip.Addr) {
 	return all
 }
 
-// names reads domain names (RFC 1035, 4.1.4, compressed against b itself), up to the first that makes no sense.
-func names(b []byte) (all []string) {
+// Names reads domain names (RFC 1035, 4.1.4, compressed against b itself), up to the first that makes no sense.
+func Names(b []byte) (all []string) {
 	for at := 0; at < len(b); {
 		name, next := nameAt(b, at)
 		if next <= at || !plainName(name) {

@@ -89,9 +89,9 @@ func (c codec6) read(b []byte, xid uint32, now time.Time) (v verdict, l Lease, o
 		case opt6Server:
 			l.server = slices.Clone(value)
 		case opt6DNS:
-			l.DNS = addrs(value, 16)
+			l.DNS = Addresses(value, 16)
 		case opt6Search:
-			l.Search = names(value)
+			l.Search = Names(value)
 		case opt6Status:
 			status = max(status, status6(value))
 		case opt6IANA:

@@ -1,14 +1,17 @@
 package links
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/nstest"
 )
@@ -149,4 +152,54 @@ func TestLeaseEnds(t *testing.T) {
 	require.NoError(t, kea.Process.Kill())
 	nstest.Until(t, "end of the address", func() bool { return !strings.Contains(addresses(t, "wan0"), "fd00:3::") })
 	nstest.Until(t, "word of it", func() bool { return !online(k, "wan0") })
+}
+
+// Name servers that routers announce are used for as long as they say, and known to the next engine.
+func TestRouterNamesServers(t *testing.T) {
+	p := nstest.NewPeer(t)
+	p.Veth(t, "wan0", "srv0", "fd00:6::1/64")
+	p.Start(
+		t, nstest.Program(t, "dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--port=0", "--pid-file=", "--log-facility=-",
+		"--interface=srv0", "--bind-dynamic", "--dhcp-range=fd00:6::,ra-only", "--enable-ra", "--ra-param=srv0,4,20",
+		"--dhcp-option=option6:dns-server,[fd00:6::53]", "--dhcp-option=option6:domain-search,six.example",
+	)
+	yes, dir := true, t.TempDir()
+	wan := Link{Name: "wan0", RA: &yes}
+	k := keep(t, dir, wan)
+	content := func() string {
+		b, _ := os.ReadFile(k.resolv)
+		return string(b)
+	}
+	const want = "search six.example\nnameserver fd00:6::53\n"
+	nstest.Until(t, "name server", func() bool { return content() == want })
+	k.Close()
+	require.NoError(t, os.Remove(k.resolv))
+	no := false
+	p.Do(func() { nstest.Up(t, "srv0", false) }) // nobody says it again
+	k = keep(t, dir, wan)
+	nstest.Until(t, "name server of before", func() bool { return content() == want })
+	k.Set(Config{[]Link{{Name: "wan0", RA: &no}}})
+	nstest.Until(t, "end", func() bool { return content() == "" })
+}
+
+func TestReadAdvert(t *testing.T) {
+	now := time.Unix(1000, 0)
+	head := make([]byte, 16)
+	head[0] = unix.AF_INET6
+	binary.NativeEndian.PutUint32(head[4:], 7)
+	servers := append(slices.Clone(head), 25, 3, 0, 0, 0, 0, 0, 60)
+	servers = append(servers, netip.MustParseAddr("fd00::1").AsSlice()...)
+	a, ok := readAdvert(servers, now)
+	require.True(t, ok)
+	require.Equal(t, advert{index: 7, DNS: ips("fd00::1"), Until: now.Add(time.Minute)}, a)
+	a, ok = readAdvert(append(slices.Clone(head), "\x1f\x02\x00\x00\x00\x00\x00\x3c\x03lan\x00\x00\x00\x00"...), now)
+	require.True(t, ok)
+	require.Equal(t, []string{"lan"}, a.Search)
+	for i := range servers {
+		_, ok := readAdvert(servers[:i], now)
+		require.False(t, ok)
+	}
+	servers[17] = 0
+	_, ok = readAdvert(servers, now)
+	require.False(t, ok)
 }

@@ -106,6 +106,7 @@ func (c Change) String() string {
 type Wanted struct {
 	Links   []Link
 	Leases  map[string][]*dhcp.Lease // by link
+	Adverts map[string]advert        // by link and what it is about
 	tunnels map[string]tunnel        // by link; one that is not there has no key yet
 }
 

@@ -46,6 +46,7 @@ type Keeper struct {
 	set   chan request
 	leash chan leased
 	found chan endpoint
+	heard chan advert
 	ended chan struct{}
 	stop  context.CancelFunc
 
@@ -81,8 +82,9 @@ type client struct {
 
 // memory is what the next engine has to know.
 type memory struct {
-	Owned  Owned
-	Leases []lease
+	Owned   Owned
+	Leases  []lease
+	Adverts map[string]advert // by link and what it is about
 }
 
 type lease struct {
@@ -109,13 +111,13 @@ type leased struct {
 // Start begins to watch; until Set nothing is wanted and nothing is done. Close ends it.
 func Start(o Options) (*Keeper, error) {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_ND_USEROPT)
 	if err != nil {
 		return nil, fmt.Errorf("watch links: %w", err)
 	}
 	k := &Keeper{
 		o: o, set: make(chan request), leash: make(chan leased), ended: make(chan struct{}),
-		found: make(chan endpoint), forget: func() {}, clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, told: map[string]bool{},
+		found: make(chan endpoint), heard: make(chan advert), forget: func() {}, clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, told: map[string]bool{},
 		online: map[string]bool{}, changed: make(chan struct{}),
 	}
 	if b, err := os.ReadFile(o.Memory); err == nil {
@@ -123,11 +125,14 @@ func Start(o Options) (*Keeper, error) {
 			k.problem(fmt.Errorf("read %s: %w; addresses of before stay", o.Memory, err))
 		}
 	}
+	if k.memory.Adverts == nil {
+		k.memory.Adverts = map[string]advert{}
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	k.stop = stop
 	context.AfterFunc(ctx, s.Close)
 	events := make(chan struct{}, 1)
-	go watch(ctx, s, events)
+	go k.watch(ctx, s, events)
 	go k.loop(ctx, events)
 	return k, nil
 }
@@ -169,7 +174,7 @@ func (k *Keeper) Await(ctx context.Context, link string) error {
 }
 
 // watch turns what the kernel tells into events: one is as good as many.
-func watch(ctx context.Context, s *nl.NetlinkSocket, events chan<- struct{}) {
+func (k *Keeper) watch(ctx context.Context, s *nl.NetlinkSocket, events chan<- struct{}) {
 	for ctx.Err() == nil {
 		messages, _, err := s.Receive()
 		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) { // ENOBUFS: some were lost
@@ -180,6 +185,13 @@ func watch(ctx context.Context, s *nl.NetlinkSocket, events chan<- struct{}) {
 		about := err != nil
 		for _, m := range messages {
 			switch m.Header.Type {
+			case unix.RTM_NEWNDUSEROPT:
+				if a, ok := readAdvert(m.Data, time.Now()); ok {
+					select {
+					case k.heard <- a:
+					case <-ctx.Done():
+					}
+				}
 			case unix.RTM_NEWROUTE, unix.RTM_DELROUTE: // a router's thousands are others'
 				about = about || len(m.Data) >= unix.SizeofRtMsg && m.Data[5] == protocol || len(m.Data) >= unix.SizeofRtMsg && m.Data[1] == 0
 			default:
@@ -208,7 +220,7 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 	defer close(k.ended)
 	defer k.saying.Wait() // they say goodbye
 	retry := firstRetry
-	var timer <-chan time.Time
+	var timer, ends <-chan time.Time // for another try; for an advertisement's end
 	started, took := false, time.Duration(0)
 	for {
 		select {
@@ -232,7 +244,12 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 			}
 		case e := <-k.found:
 			k.names[e.name] = e.addr // of what is not wanted any more, it does no harm
+		case a := <-k.heard:
+			if s, err := read(time.Now(), k.want.Links); err == nil {
+				k.advertised(a, s)
+			}
 		case <-timer:
+		case <-ends:
 		}
 		if !started {
 			continue
@@ -241,6 +258,10 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 		began := time.Now()
 		good := k.reconcile(ctx)
 		took = time.Since(began)
+		ends = nil
+		if _, next := k.adverts(time.Now()); !next.IsZero() {
+			ends = time.After(time.Until(next))
+		}
 		if !good {
 			timer = time.After(retry)
 			retry = min(2*retry, lastRetry)
@@ -312,6 +333,7 @@ func (k *Keeper) reconcile(ctx context.Context) bool {
 		}
 		k.runClients(ctx, s)
 		k.want.Leases = k.leases()
+		k.want.Adverts, _ = k.adverts(now)
 		changes := Diff(k.want, s, k.memory.Owned, now)
 		k.remember(s)
 		if len(changes) == 0 {
@@ -360,7 +382,7 @@ func (k *Keeper) apply(changes []Change, now time.Time) (good bool) {
 // remember notes, before anything is changed, which addresses are coble's: those that are to come, and those that were
 // and are still there.
 func (k *Keeper) remember(s *State) {
-	m := memory{Owned: Owned{}}
+	m := memory{Owned: Owned{}, Adverts: k.want.Adverts}
 	for i := range k.want.Links {
 		l := &k.want.Links[i]
 		m.Owned[l.Name] = sorted(k.want.addresses(l))

@@ -39,6 +39,7 @@ func (w Wanted) resolv() string {
 		for _, lease := range w.Leases[name] {
 			add(lease.DNS, lease.Search)
 		}
+		add(w.Adverts[name+" servers"].DNS, w.Adverts[name+" search"].Search)
 	}
 	var b strings.Builder
 	if len(search) > 0 {
