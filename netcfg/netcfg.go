@@ -56,6 +56,8 @@ type Host struct {
 	lacks lack               // guarded by mu
 	why   string             // ports are published by the proxy; guarded by mu
 	proxy *proxy.Proxy
+	count *nft.Counts
+	blind error            // why what goes through published ports is not counted; guarded by mu
 	made  bool             // a bridge was, since Set began; guarded by mu
 	taken map[string]error // networks that the last Set left out, by bridge; guarded by mu
 	gone  []string         // links that were wanted at the last Set and were not there; guarded by mu
@@ -63,7 +65,7 @@ type Host struct {
 
 // New describes what the engine of that name has; nothing is made before it is needed.
 func New(name string) *Host {
-	return &Host{name: name, ready: map[string]Network{}, links: nft.NewLinks(name), proxy: proxy.New()}
+	return &Host{name: name, ready: map[string]Network{}, links: nft.NewLinks(name), proxy: proxy.New(), count: nft.NewCounts(name)}
 }
 
 // Loose says why containers are not kept from pretending to have each other's addresses; nil where they are.

@@ -74,8 +74,8 @@ func (h *Host) apply(r nft.Rules) error {
 			h.why = "the kernel has no nftables"
 		}
 	}
-	if h.why == "" {
-		return nil
+	if err := h.countPorts(r.Ports); err != nil || h.why == "" {
+		return err
 	}
 	list, err := proxyPorts(ports)
 	if err != nil {
@@ -123,4 +123,50 @@ func proxyPorts(ports []Port) ([]proxy.Port, error) {
 		}
 	}
 	return out, nil
+}
+
+// countPorts has what goes through these ports counted, where the kernel can. Called with mu held.
+func (h *Host) countPorts(ports []Port) error {
+	if h.lacks != lacksNothing || h.blind != nil {
+		return nil
+	}
+	err := h.count.Set(ports)
+	if errors.Is(err, nft.ErrNoCounters) {
+		h.blind = err
+		return nil
+	}
+	return err
+}
+
+// Count is what went through a published port, both ways, since it was published. The proxy's begins anew with the engine, and
+// of a connection that goes on it knows up to the last MiB each way.
+type Count struct {
+	Packets     uint64 // not seen by the proxy
+	Bytes       uint64 // with the headers of IP and above; the proxy's without
+	Connections uint64 // seen by the proxy only; of UDP, callers
+}
+
+// Counts tells what went through each of these ports; the error says why it is not known.
+func (h *Host) Counts(ports []Port) ([]Count, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]Count, len(ports))
+	if h.why != "" {
+		for i, p := range ports {
+			sockets, err := proxyPorts([]Port{p})
+			if err != nil {
+				return nil, err
+			}
+			out[i].Connections, out[i].Bytes = h.proxy.Count(sockets)
+		}
+		return out, nil
+	}
+	if h.blind != nil || len(ports) == 0 {
+		return out, h.blind
+	}
+	list, err := h.count.Read(ports)
+	for i, c := range list {
+		out[i] = Count{Packets: c.Packets, Bytes: c.Bytes}
+	}
+	return out, err
 }

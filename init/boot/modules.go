@@ -20,7 +20,7 @@ func DefaultModules() []string {
 		virtio_net virtio_rng e1000 e1000e af_packet
 		bridge veth
 		nf_tables nf_conntrack nft_ct nft_nat nft_masq nft_chain_nat nft_redir
-		nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_meta_bridge nft_reject nft_reject_inet nft_limit nft_log
+		nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_meta_bridge nft_reject nft_reject_inet nft_limit nft_log nft_counter
 		button evdev gpio_keys`)
 }
 

@@ -155,6 +155,22 @@ func TestGolden(t *testing.T) {
 			golden(t, name, sent(t, func(conn *nftables.Conn) error { return c.rules.queue(conn, c.had) }))
 		})
 	}
+	t.Run("counts", func(t *testing.T) {
+		golden(t, "counts", sent(t, func(conn *nftables.Conn) error {
+			for _, f := range bothFamilies {
+				table := NewCounts("coble").table(conn, f)
+				if err := table.make(); err != nil {
+					return err
+				}
+				for key := range keysOf(append(many[:1:1], port("udp", "", 53, "[fd00:9::2]:53", lan)), f) {
+					if err := conn.SetAddElements(table.ports, []nftables.SetElement{{Key: []byte(key)}}); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}))
+	})
 	t.Run("links", func(t *testing.T) {
 		links := []Link{
 			{Name: "cv1", MAC: net.HardwareAddr{2, 0x42, 10, 9, 0, 2}, V4: netip.MustParseAddr("10.9.0.2")},

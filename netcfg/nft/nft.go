@@ -236,7 +236,7 @@ func Remove(table string) error {
 		return fmt.Errorf("list nftables tables: %w", err)
 	}
 	for _, t := range tables {
-		if t.Name == table && slices.Contains(bothFamilies, t.Family) {
+		if (t.Name == table || t.Name == countsOf(table)) && slices.Contains(bothFamilies, t.Family) {
 			conn.DelTable(t)
 		}
 	}

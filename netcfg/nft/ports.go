@@ -62,10 +62,7 @@ func (b *batch) groups() (onAddr []nftables.SetElement, groups []*group) {
 		if p.To.Addr().Is6() != b.six() {
 			continue
 		}
-		proto := byte(unix.IPPROTO_TCP)
-		if p.Proto == "udp" {
-			proto = unix.IPPROTO_UDP
-		}
+		proto := protocol(p.Proto)
 		e := nftables.SetElement{Val: slices.Concat(p.To.Addr().AsSlice(), padPort(p.To.Port()))}
 		if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
 			e.Key = slices.Concat([]byte{proto, 0, 0, 0}, p.HostIP.AsSlice(), padPort(p.HostPort))
@@ -169,6 +166,13 @@ func (b *batch) place(g *group) (through, at []expr.Any, err error) {
 
 func lookup(s *nftables.Set) expr.Any {
 	return &expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}
+}
+
+func protocol(name string) byte {
+	if name == "udp" {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
 }
 
 func padPort(p uint16) []byte { return append(binaryutil.BigEndian.PutUint16(p), 0, 0) }

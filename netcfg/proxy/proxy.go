@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,8 +44,9 @@ type socket interface{ ready(p *Proxy) }
 // listener is one port's socket.
 type listener struct {
 	Port
-	fd    int
-	flows map[client]*flow // of UDP
+	fd                 int
+	flows              map[client]*flow // of UDP
+	connections, bytes atomic.Uint64    // of UDP: callers, and what they and the container said
 }
 
 // New makes one without any ports.
@@ -71,6 +73,20 @@ func (p *Proxy) Set(ports []Port) error {
 		}
 	}
 	return errs
+}
+
+// Count tells how many connections, or callers of UDP, came to these ports since they were opened, and how many bytes went
+// through them both ways: of a connection that goes on, up to the last MiB each way.
+func (p *Proxy) Count(ports []Port) (connections, bytes uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range ports {
+		if l := p.ports[w]; l != nil {
+			connections += l.connections.Load()
+			bytes += l.bytes.Load()
+		}
+	}
+	return connections, bytes
 }
 
 // Close closes all ports. TCP connections go on.

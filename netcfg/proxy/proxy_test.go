@@ -66,7 +66,8 @@ func at(ip string, port uint16) netip.AddrPort {
 func TestTCP(t *testing.T) {
 	for _, ip := range loopbacks {
 		port := freePort(t)
-		newProxy(t, Port{Proto: "tcp", At: at(ip, port), To: echo(t, ip)})
+		w := Port{Proto: "tcp", At: at(ip, port), To: echo(t, ip)}
+		p := newProxy(t, w)
 		sent := make([]byte, 3<<20)
 		rand.Read(sent)
 		var wg sync.WaitGroup
@@ -87,6 +88,11 @@ func TestTCP(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		connections, count := uint64(0), uint64(0)
+		for end := time.Now().Add(10 * time.Second); count != 20*uint64(len(sent)) && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			connections, count = p.Count([]Port{w, {Proto: "tcp", At: at(ip, port+1)}})
+		}
+		require.Equal(t, []uint64{10, 20 * uint64(len(sent))}, []uint64{connections, count}, "what came and what went")
 	}
 }
 
@@ -164,8 +170,9 @@ func TestUDP(t *testing.T) {
 		if ip == "::1" {
 			any, called = "::", "::1"
 		}
-		p := newProxy(t, Port{Proto: "udp", At: at(any, port), To: server.LocalAddr().(*net.UDPAddr).AddrPort()})
-		seen := map[string]bool{}
+		w := Port{Proto: "udp", At: at(any, port), To: server.LocalAddr().(*net.UDPAddr).AddrPort()}
+		p := newProxy(t, w)
+		seen, both := map[string]bool{}, uint64(0)
 		for i := range 5 {
 			c, err := net.Dial("udp", at(called, port).String()) // takes answers from there alone
 			require.NoError(t, err)
@@ -177,12 +184,15 @@ func TestUDP(t *testing.T) {
 				c.SetDeadline(time.Now().Add(5 * time.Second))
 				n, err := c.Read(buf)
 				require.NoError(t, err)
+				both += uint64(len("hello 0") + n)
 				from, text, _ := strings.Cut(string(buf[:n]), " ")
 				require.Equal(t, fmt.Sprintf("hello %d", i), text)
 				seen[from] = true
 			}
 		}
 		require.Len(t, seen, 5, "a socket for each client")
+		callers, count := p.Count([]Port{w})
+		require.Equal(t, []uint64{5, both}, []uint64{callers, count})
 		later := func(d time.Duration) (flows, sockets int) {
 			p.mu.Lock()
 			defer p.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +30,8 @@ func (l *listener) accept(p *Proxy) {
 		case err != nil: // of a connection that has gone (accept(2))
 			continue
 		}
-		go carry(fd, l.Port)
+		l.connections.Add(1)
+		go carry(fd, l)
 	}
 }
 
@@ -37,7 +39,7 @@ func (l *listener) accept(p *Proxy) {
 const connectLimit = 30 * time.Second
 
 // carry moves bytes between a caller, whose socket it closes, and the container.
-func carry(fd int, port Port) {
+func carry(fd int, l *listener) {
 	f := os.NewFile(uintptr(fd), "")
 	c, err := net.FileConn(f)
 	f.Close()
@@ -50,7 +52,7 @@ func carry(fd int, port Port) {
 		return
 	}
 	d := net.Dialer{Timeout: connectLimit}
-	to, err := d.Dial("tcp", port.To.String())
+	to, err := d.Dial("tcp", l.To.String())
 	if err != nil {
 		caller.SetLinger(0) // a reset, as a closed port gives
 		return
@@ -60,16 +62,23 @@ func carry(fd int, port Port) {
 	caller.SetKeepAlive(true)
 	done := make(chan struct{})
 	go func() {
-		pass(caller, container)
+		pass(caller, container, &l.bytes)
 		close(done)
 	}()
-	pass(container, caller)
+	pass(container, caller, &l.bytes)
 	<-done
 }
 
+// counted is after how many bytes of one direction the count is brought up to date.
+const counted = 1 << 20
+
 // pass copies until from has no more, and tells both: the other direction goes on.
-func pass(to, from *net.TCPConn) {
-	_, err := io.Copy(to, from)
+func pass(to, from *net.TCPConn, count *atomic.Uint64) {
+	n, err := int64(counted), error(nil)
+	for err == nil && n == counted {
+		n, err = io.Copy(to, io.LimitReader(from, counted)) // which splices too
+		count.Add(uint64(n))
+	}
 	from.CloseRead()
 	if errors.Is(err, unix.ECONNRESET) { // so is the other's end, when its other direction has ended
 		to.SetLinger(0)

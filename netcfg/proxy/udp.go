@@ -62,6 +62,7 @@ func (l *listener) receive(p *Proxy) {
 			}
 		}
 		f.last = time.Now()
+		l.bytes.Add(uint64(n))
 		unix.Sendto(f.fd, buf[:n], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil) // what finds no room is lost, as UDP may be
 	}
 }
@@ -101,6 +102,7 @@ func (p *Proxy) newFlow(l *listener, who client) *flow {
 		return nil
 	}
 	l.flows[who] = f
+	l.connections.Add(1)
 	p.flows++
 	return f
 }
@@ -135,6 +137,7 @@ func (f *flow) ready(p *Proxy) {
 			continue
 		}
 		f.last = time.Now()
+		f.l.bytes.Add(uint64(n))
 		unix.SendmsgN(f.l.fd, buf[:n], oob, to, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	}
 }
