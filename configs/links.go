@@ -131,7 +131,31 @@ func (d *document) checkLinks(c *Config) {
 			kind.all[name] = l
 		}
 	}
+	d.checkPortLinks(c.Uplink, "uplink.", holders)
+	d.checkPortLinks(c.Link, "link.", holders)
 	d.checkLinkLoops(c)
+}
+
+// checkPortLinks finds addresses where nobody would hear of them: what comes in at a port is its bridge's or bond's.
+func (d *document) checkPortLinks(all map[string]Link, kind string, holders map[string]string) {
+	for _, name := range sortedKeys(all) {
+		l := all[name]
+		if holders[name] == "" || l.Address == "" && l.Addresses == nil && !l.DHCP && !l.DHCP6 {
+			continue
+		}
+		key := "address"
+		switch {
+		case l.DHCP:
+			key = "dhcp"
+		case l.DHCP6:
+			key = "dhcp6"
+		case l.Address == "":
+			key = "addresses"
+		}
+		d.bad(kind+name, key, "link %s is a port of %s: give the address to that", name, holders[name])
+		l.Address, l.Addresses, l.DHCP, l.DHCP6, l.Gateway, l.Gateway6, l.Routes = "", nil, false, false, "", "", nil
+		all[name] = l
+	}
 }
 
 // checkLinkLoops finds links that stand on each other.

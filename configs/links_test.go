@@ -95,6 +95,7 @@ func TestLinkMistakes(t *testing.T) {
 		{"two sections", "[link.bond0]", "[link.wan0]", `link wan0 is an uplink too`, ""},
 		{"long name", "[link.bond0]", "[link.bond-of-two-devices]", `link name "bond-of-two-devices": 1 to 15 characters`, "bond0"},
 		{"needs what is not there", `needs = "wan0"`, `needs = "wan1"`, `container box needs "wan1", which is no link of this file`, ""},
+		{"address of a port", `ports     = ["eth1", "eth2"]`, `ports     = ["eth1", "wan0"]`, `f:4:1: link wan0 is a port of lan0: give the address to that`, ""},
 		{"an error of TOML", `metric = 5,`, `metric == 5,`, `f:16:`, ""},
 	} {
 		t.Run(r.name, func(t *testing.T) {
