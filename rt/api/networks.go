@@ -19,6 +19,16 @@ func (s *Server) networkRoutes() {
 	s.route("POST /networks/{name}/connect", s.connectNetwork)
 	s.route("POST /networks/{name}/disconnect", s.disconnectNetwork)
 	s.route("POST /networks/prune", s.pruneNetworks)
+	s.route("GET /coble/net", s.netView)
+}
+
+// netView is coble's own: who is connected to what, with counts.
+func (s *Server) netView(w http.ResponseWriter, r *http.Request) error {
+	v, err := engine.Run[engine.NetView](r.Context(), s.e, "net", struct{}{}, engine.Streams{})
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusOK, v)
 }
 
 func (s *Server) listNetworks(w http.ResponseWriter, r *http.Request) error {

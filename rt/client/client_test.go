@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/moby/moby/api/types/network"
 	"github.com/stretchr/testify/require"
 )
 
@@ -78,15 +76,4 @@ func TestIPAMConfig(t *testing.T) {
 		_, err := ipamConfig(bad[0], bad[1], bad[2], bad[3])
 		require.Error(t, err, "%v", bad)
 	}
-}
-
-func TestNetworkRows(t *testing.T) {
-	n := network.Inspect{Network: network.Network{Name: "lan", Internal: true}, Containers: map[string]network.EndpointResource{
-		"2": {Name: "web", IPv4Address: netip.MustParsePrefix("10.90.0.3/24"), IPv6Address: netip.MustParsePrefix("fd00::3/64")},
-		"1": {Name: "db", IPv4Address: netip.MustParsePrefix("10.90.0.2/24")},
-	}}
-	n.IPAM.Config = []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.90.0.0/24")}}
-	require.Equal(t, [][]string{
-		{"lan", "(internal)", "10.90.0.0/24", ""}, {"├─", "db", "10.90.0.2", ""}, {"└─", "web", "10.90.0.3 fd00::3", "0.0.0.0:80->80/tcp"},
-	}, networkRows(n, map[string]string{"2": "0.0.0.0:80->80/tcp"}))
 }

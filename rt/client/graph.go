@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -14,7 +15,11 @@ import (
 // use is an edge of the engine's graph: From uses To.
 type use struct{ From, Kind, To string }
 
-type graphNode struct{ Name, Kind, Label string }
+type graphNode struct {
+	Name, Kind, Label string
+	Lines             []string // more to say, in pictures
+	Rank              int      // column that it is in at least
+}
 
 func (n graphNode) text() string { return n.kind() + " " + n.Label }
 
@@ -48,8 +53,7 @@ func (g *usage) index() {
 }
 
 func graphVerb(f *pflag.FlagSet) runner {
-	dot := f.Bool("dot", false, "in Graphviz's language")
-	svg := f.String("svg", "", "write a picture to this file")
+	draw := addPictureFlags(f)
 	return func(ctx context.Context, a *app, args []string) error {
 		if err := need(args, 0, 1, "at most one name"); err != nil {
 			return err
@@ -63,17 +67,28 @@ func graphVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		g.index()
-		switch {
-		case *svg != "":
-			var b strings.Builder
-			g.svg(&b)
-			return os.WriteFile(*svg, []byte(b.String()), 0o644)
-		case *dot:
-			g.dot(a.out)
-		default:
-			g.print(a.out)
+		if drawn, err := draw(a.out, g); drawn {
+			return err
 		}
+		g.print(a.out)
 		return nil
+	}
+}
+
+// addPictureFlags declares what a graph can be shown as beside text. What is returned does so, and tells whether that was wanted.
+func addPictureFlags(f *pflag.FlagSet) func(io.Writer, *usage) (bool, error) {
+	dot := f.Bool("dot", false, "in Graphviz's language")
+	svg := f.String("svg", "", "write a picture to this file")
+	return func(w io.Writer, g *usage) (bool, error) {
+		if *svg == "" {
+			if *dot {
+				g.dot(w)
+			}
+			return *dot, nil
+		}
+		var b strings.Builder
+		g.svg(&b)
+		return true, os.WriteFile(*svg, []byte(b.String()), 0o644)
 	}
 }
 
@@ -141,7 +156,11 @@ func (g *usage) dot(w io.Writer) {
 		if n.Name == g.About {
 			style = ", style=bold"
 		}
-		fmt.Fprintf(w, "  %q [label=\"%s\\n%s\"%s];\n", n.Name, dotText(n.kind()), dotText(n.Label), style)
+		label := dotText(n.kind()) + `\n` + dotText(n.Label)
+		for _, l := range n.Lines {
+			label += `\n` + dotText(l)
+		}
+		fmt.Fprintf(w, "  %q [label=\"%s\"%s];\n", n.Name, label, style)
 	}
 	for _, e := range g.Edges {
 		fmt.Fprintf(w, "  %q -> %q [label=\"%s\"];\n", e.From, e.To, dotText(e.Kind))
@@ -160,7 +179,7 @@ func (g *usage) ranks() map[string]int {
 			return r
 		}
 		on[name] = true
-		r := 0
+		r := g.byName[name].Rank
 		for _, e := range g.in[name] {
 			r = max(r, of(e.From, on)+1)
 		}
@@ -174,20 +193,25 @@ func (g *usage) ranks() map[string]int {
 	return rank
 }
 
-// svg draws columns, left to right, with a line for each use.
+// svg draws columns, left to right, with a line for each use. A box is not above the first that leads to it.
 func (g *usage) svg(w io.Writer) {
-	const boxW, boxH, stepX, stepY, margin = 190, 36, 250, 52, 16
+	const boxW, boxH, lineH, stepX, gap, margin = 190, 36, 13, 250, 16, 16
 	rank := g.ranks()
-	type point struct{ x, y int }
-	at, rows, cols := map[string]point{}, map[int]int{}, 0
-	height := 0
-	for _, n := range g.Nodes {
+	type point struct{ x, y, h int }
+	at, free, width, height := map[string]point{}, map[int]int{}, 0, 0
+	nodes := slices.Clone(g.Nodes)
+	slices.SortStableFunc(nodes, func(a, b graphNode) int { return rank[a.Name] - rank[b.Name] })
+	for _, n := range nodes {
 		r := rank[n.Name]
-		at[n.Name] = point{margin + r*stepX, margin + rows[r]*stepY}
-		rows[r]++
-		cols, height = max(cols, r+1), max(height, rows[r])
+		y := max(free[r], margin)
+		if in := g.in[n.Name]; len(in) > 0 {
+			y = max(y, at[in[0].From].y)
+		}
+		p := point{margin + r*stepX, y, boxH + lineH*len(n.Lines)}
+		at[n.Name], free[r] = p, p.y+p.h+gap
+		width, height = max(width, p.x+boxW+margin), max(height, p.y+p.h+margin)
 	}
-	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", cols*stepX, height*stepY+2*margin)
+	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", width, height)
 	fmt.Fprintln(w, `<rect width="100%" height="100%" fill="white"/>`)
 	for _, e := range g.Edges {
 		a, b := at[e.From], at[e.To]
@@ -195,21 +219,32 @@ func (g *usage) svg(w io.Writer) {
 		fmt.Fprintf(w, `<path d="M%d %dC%d %d %d %d %d %d" fill="none" stroke="#888"/><text x="%d" y="%d" fill="#888" font-size="10">%s</text>`+"\n",
 			x1, y1, x1+30, y1, x2-30, y2, x2, y2, x1+4, y1-3, escape(e.Kind))
 	}
-	colour := map[string]string{"path": "#fff3d6", "container": "#d9ead3", "rw": "#e2f0d9", "name": "#fff3d6", "image": "#d6e4f7", "layer": "#eeeeee"}
-	for _, n := range g.Nodes {
-		p, fill, edge := at[n.Name], colour[n.Kind], 1
+	colour := map[string]string{
+		"path": "#fff3d6", "container": "#d9ead3", "rw": "#e2f0d9", "name": "#fff3d6", "image": "#d6e4f7", "layer": "#eeeeee",
+		"port": "#fff3d6", "network": "#d6e4f7", "link": "#eeeeee", "firewall": "#f7d6d6",
+	}
+	for _, n := range nodes {
+		p, fill, edge := at[n.Name], colour[n.Kind[strings.LastIndexByte(n.Kind, ' ')+1:]], 1
 		if fill == "" {
 			fill = "white"
 		}
 		if n.Name == g.About {
 			edge = 3
 		}
-		label := []rune(n.Label)
-		if len(label) > 28 {
-			label = append(label[:27], '…')
+		fmt.Fprintf(w, `<g><title>%s</title><rect x="%d" y="%d" width="%d" height="%d" rx="4" fill="%s" stroke="#555" stroke-width="%d"/><text x="%d" y="%d" fill="#777" font-size="10">%s</text><text x="%d" y="%d">%s</text>`,
+			escape(n.Name), p.x, p.y, boxW, p.h, fill, edge, p.x+6, p.y+13, escape(n.kind()), p.x+6, p.y+28, escape(clip(n.Label, 27)))
+		for i, l := range n.Lines {
+			fmt.Fprintf(w, `<text x="%d" y="%d" font-size="10">%s</text>`, p.x+6, p.y+boxH+5+i*lineH, escape(clip(l, 34)))
 		}
-		fmt.Fprintf(w, `<g><title>%s</title><rect x="%d" y="%d" width="%d" height="%d" rx="4" fill="%s" stroke="#555" stroke-width="%d"/><text x="%d" y="%d" fill="#777" font-size="10">%s</text><text x="%d" y="%d">%s</text></g>`+"\n",
-			escape(n.Name), p.x, p.y, boxW, boxH, fill, edge, p.x+6, p.y+13, escape(n.kind()), p.x+6, p.y+28, escape(string(label)))
+		fmt.Fprintln(w, "</g>")
 	}
 	fmt.Fprintln(w, "</svg>")
+}
+
+// clip is text that fits into a box.
+func clip(s string, most int) string {
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return s
 }

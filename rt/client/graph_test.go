@@ -14,13 +14,13 @@ import (
 func sample() *usage {
 	g := &usage{
 		Nodes: []graphNode{
-			{"container:c", "container", "c"},
-			{"image:i", "image", "i"},
-			{"layer:1", "layer", "1 2MB"},
-			{"layer:2", "layer", "2 3MB"},
-			{"name:a<b>:\"1\"", "name", "a<b>:\"1\""},
-			{"path:/web", "path", "/web"},
-			{"rw:c", "rw", "c"},
+			{Name: "container:c", Kind: "container", Label: "c"},
+			{Name: "image:i", Kind: "image", Label: "i"},
+			{Name: "layer:1", Kind: "layer", Label: "1 2MB"},
+			{Name: "layer:2", Kind: "layer", Label: "2 3MB"},
+			{Name: "name:a<b>:\"1\"", Kind: "name", Label: "a<b>:\"1\""},
+			{Name: "path:/web", Kind: "path", Label: "/web"},
+			{Name: "rw:c", Kind: "rw", Label: "c"},
 		},
 		Edges: []use{
 			{"path:/web", "is", "container:c"},

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -285,85 +284,4 @@ func (c *createFlags) networking(host *container.HostConfig) (*network.Networkin
 		out.EndpointsConfig[first] = settings
 	}
 	return out, nil
-}
-
-// netVerb draws who is in which network, with addresses and published ports.
-func netVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 0, "nothing"); err != nil {
-			return err
-		}
-		var list []network.Network
-		if err := a.call(ctx, "GET", "/networks", nil, nil, &list); err != nil {
-			return err
-		}
-		var all []container.Summary
-		if err := a.call(ctx, "GET", "/containers/json", nil, nil, &all); err != nil {
-			return err
-		}
-		ports := map[string]string{}
-		for _, c := range all {
-			ports[c.ID] = publishedText(c.Ports)
-		}
-		rows := [][]string{{"NETWORK", "CONTAINER", "ADDRESS", "PUBLISHED"}}
-		for _, n := range list {
-			if n.Driver != "bridge" {
-				continue
-			}
-			var in network.Inspect
-			if err := a.call(ctx, "GET", "/networks/"+n.ID, nil, nil, &in); err != nil {
-				return err
-			}
-			rows = append(rows, networkRows(in, ports)...)
-		}
-		a.table(rows)
-		return nil
-	}
-}
-
-// networkRows is pure: a network's line, then those of its members by name.
-func networkRows(n network.Inspect, ports map[string]string) [][]string {
-	var subnets []string
-	for _, c := range n.IPAM.Config {
-		subnets = append(subnets, c.Subnet.String())
-	}
-	kind := ""
-	if n.Internal {
-		kind = "(internal)"
-	}
-	rows := [][]string{{n.Name, kind, strings.Join(subnets, " "), ""}}
-	ids := make([]string, 0, len(n.Containers))
-	for id := range n.Containers {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, func(a, b string) int { return strings.Compare(n.Containers[a].Name, n.Containers[b].Name) })
-	for i, id := range ids {
-		c, branch := n.Containers[id], "├─"
-		if i == len(ids)-1 {
-			branch = "└─"
-		}
-		var addrs []string
-		for _, p := range []netip.Prefix{c.IPv4Address, c.IPv6Address} {
-			if p.IsValid() {
-				addrs = append(addrs, p.Addr().String())
-			}
-		}
-		rows = append(rows, []string{branch, c.Name, strings.Join(addrs, " "), ports[id]})
-	}
-	return rows
-}
-
-func publishedText(list []container.PortSummary) string {
-	var out []string
-	for _, p := range list {
-		if p.PublicPort != 0 {
-			at := netip.AddrPortFrom(p.IP, p.PublicPort).String()
-			if !p.IP.IsValid() {
-				at = strconv.Itoa(int(p.PublicPort))
-			}
-			out = append(out, fmt.Sprintf("%s->%d/%s", at, p.PrivatePort, p.Type))
-		}
-	}
-	slices.Sort(out)
-	return strings.Join(slices.Compact(out), ", ")
 }

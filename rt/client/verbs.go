@@ -62,7 +62,7 @@ func commands() []command {
 		{"network connect", "network connect [--ip ADDRESS] [--alias NAME]… NETWORK CONTAINER", "put a container into one more network", networkConnectVerb},
 		{"network disconnect", "network disconnect NETWORK CONTAINER", "take a container out of a network", networkDisconnectVerb},
 		{"network prune", "network prune [--filter NAME=VALUE]…", "remove networks that no container is in", networkPruneVerb},
-		{"net", "net", "show who is in which network, with addresses and published ports", netVerb},
+		{"net", "net [--format json | --dot | --svg FILE]", "show who is in which network, with addresses, published ports and what went through them", netVerb},
 		{"graph", "graph [--dot | --svg FILE] [NAME]", "show what uses what: containers, images, layers", graphVerb},
 		{"version", "version", "show the versions of client and engine", versionVerb},
 		{"info", "info", "show what the engine works with", infoVerb},

@@ -229,3 +229,64 @@ func TestAttachedNetwork(t *testing.T) {
 	m.do("DELETE", "/networks/lan", nil)
 	require.True(t, netcfg.Exists(parent), "what is the host's stays")
 }
+
+// TestCounts: what went through a published port is told by coble's own route, and counted on by the next engine and over changes
+// of other containers.
+func TestCounts(t *testing.T) {
+	m := newMachine(t, "")
+	m.loadBox()
+	serve := "mkdir /w; echo here > /w/index.html; exec busybox httpd -f -p 80 -h /w"
+	m.start("web", publishAt("0.0.0.0", "23311"), "sh", "-c", serve)
+	m.start("other", publishAt("127.0.0.1", "23312"), "sh", "-c", serve)
+	type port struct {
+		At, Proto      string
+		To             uint16
+		Packets, Bytes uint64
+	}
+	counts := func() map[string]port {
+		var v struct {
+			Counts   string
+			Networks []struct {
+				Name, Driver, Link string
+				Gateways           []string
+				Members            []struct {
+					Name, HostLink, Link string
+					Addresses            []string
+					Ports                []port
+				}
+			}
+		}
+		require.NoError(t, json.Unmarshal([]byte(m.do("GET", "/coble/net", nil)), &v))
+		require.Empty(t, v.Counts)
+		out := map[string]port{}
+		for _, n := range v.Networks {
+			for _, member := range n.Members {
+				require.Equal(t, "bridge", n.Driver)
+				require.Len(t, member.Addresses, 1)
+				require.Len(t, member.Ports, 1)
+				out[member.Name] = member.Ports[0]
+			}
+		}
+		return out
+	}
+	require.Equal(t, map[string]port{"web": {At: "23311", Proto: "tcp", To: 80}, "other": {At: "127.0.0.1:23312", Proto: "tcp", To: 80}}, counts())
+	get := func() {
+		m.until("the page", func() bool {
+			resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://127.0.0.1:23311/")
+			if err == nil {
+				resp.Body.Close()
+			}
+			return err == nil
+		})
+	}
+	get()
+	first := counts()
+	require.Greater(t, first["web"].Packets, uint64(7))
+	require.Greater(t, first["web"].Bytes, uint64(400))
+	require.Zero(t, first["other"].Packets)
+	m.do("DELETE", "/containers/other?force=1", nil)
+	m.awaitEngine(m.killEngine())
+	require.GreaterOrEqual(t, counts()["web"].Packets, first["web"].Packets, "neither another's end nor another engine begins anew")
+	get()
+	require.Greater(t, counts()["web"].Packets, first["web"].Packets)
+}

@@ -33,6 +33,7 @@ func TestProxy(t *testing.T) {
 	m.until("the page", func() bool { return page() == "here\n" })
 	require.Contains(t, m.info().DriverStatus, [2]string{"Published ports", "by a proxy inside the engine: the TOML file says so"})
 	require.Empty(t, listens(t, m.name()), "no rule does it")
+	require.Regexp(t, `"Proxy":"the TOML file says so".*"At":"127.0.0.1:23301","To":80,"Proto":"tcp","Packets":0,"Bytes":[1-9]\d+,"Connections":[1-9]`, m.do("GET", "/coble/net", nil))
 	m.awaitEngine(m.killEngine())
 	require.Equal(t, "here\n", page(), "the next engine binds the port again")
 	status, text := m.call("POST", "/containers/"+m.create("other", publishAt("127.0.0.1", "23301"), "sleep", "1000")+"/start", nil)
