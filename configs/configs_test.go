@@ -115,6 +115,7 @@ func TestUplinks(t *testing.T) {
 		"[uplink.eth0]\ndhcp = true\n":                                                                                                             nil,
 		"[uplink.eth0]\ndhcp = true\n[uplink.eth1]\naddress = \"10.0.0.1/24\"\n":                                                                   {"eth0"},
 		"[uplink.br0]\nkind = \"bridge\"\nports = [\"eth0\"]\ndhcp = true\n[link.eth0]\nmtu = 1400\n":                                              nil,
+		"[uplink.eth0]\naccept_ra = true\n[link.eth1]\naddress = \"10.0.0.1/24\"\n":                                                                {"eth0"},
 		"[uplink.eth0]\ndhcp6 = true\n[link.eth1]\naddress = \"10.0.0.1/24\"\n":                                                                    {"eth0"},
 		"[uplink.eth0]\naddress = \"10.1.0.2/24\"\ngateway = \"10.1.0.1\"\n[uplink.eth1]\naddress = \"10.0.0.1/24\"\n[uplink.ppp0]\ndhcp = true\n": {"eth0", "ppp0"},
 	} {

@@ -41,7 +41,7 @@ func (c Config) Uplinks() []string {
 		l := all[name]
 		_, uplink := c.Uplink[name]
 		switch {
-		case uplink && (l.DHCP || l.DHCP6 || l.Gateway != "" || l.Gateway6 != ""):
+		case uplink && (l.DHCP || l.DHCP6 || l.Gateway != "" || l.Gateway6 != "" || l.AcceptRA != nil && *l.AcceptRA):
 			names = append(names, name)
 		case l.DHCP || l.DHCP6 || l.Address != "" || len(l.Addresses) > 0: // else it is a part of another link
 			others = true

@@ -119,3 +119,17 @@ func TestOwnersBridge(t *testing.T) {
 	require.True(t, Exists("his"))
 	require.True(t, Exists("br-own"))
 }
+
+// TestMachinesOwnBridge: a network may be on a bridge of the machine's own (netcfg/links), which is no engine's, and leaves it there.
+func TestMachinesOwnBridge(t *testing.T) {
+	inNamespace(t)
+	h, n := testHost()
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: n.Bridge, Alias: "coble link"}}
+	require.NoError(t, netlink.LinkAdd(bridge))
+	require.NoError(t, netlink.LinkSetAlias(bridge, "coble link"))
+	require.NoError(t, h.Free(n))
+	require.NoError(t, h.Set(Config{Networks: []Network{n}}))
+	require.NoError(t, h.Taken(n.Bridge))
+	require.NoError(t, h.Set(Config{}))
+	require.True(t, Exists(n.Bridge))
+}

@@ -40,7 +40,7 @@ type Dev struct {
 }
 
 // Marked aliases are those of links that coble made; what stands behind the mark is a digest of a tunnel's keys and peers.
-const mark = "coble:link"
+const mark = "coble link" // engines have a colon there: netcfg takes bridges of such for other engines'
 
 // group is that of links from coble's making on (ip-link(8)): a killed engine may have got no further than that.
 const group = 0x636f626c

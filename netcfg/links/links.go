@@ -4,7 +4,7 @@
 // changed: a device that appears late is set up then, and what somebody takes away comes back. Where nothing differs
 // nothing is sent.
 //
-// Nothing of others is touched. Links that coble made have the alias coble:link, its routes and rules a protocol number of
+// Nothing of others is touched. Links that coble made have the alias coble link, its routes and rules a protocol number of
 // their own, and the addresses that it gave are remembered in a file of this boot: so that an engine that starts anew, with
 // another configuration maybe, removes what the old one made and nothing else. Addresses by DHCP have a lifetime in the
 // kernel, and end without anybody's doing.

@@ -97,7 +97,7 @@ func TestLinks(t *testing.T) {
 	ask("cat /proc/net/vlan/bond0.7 /proc/net/bonding/bond0", `(?s)VID: 7.*active-backup`)
 	until("cat /etc/resolv.conf", `nameserver 10\.0\.2\.3`)
 	ask("busybox base64 -w0 /dev/urandom | head -c 43 > /run/k; (cat /run/k; echo =) > /run/wg.key; kill -HUP $(cat /run/coble/engine.pid)", ``)
-	until("cat /sys/class/net/wg0/ifalias", `coble:link [0-9a-f]+`)
+	until("cat /sys/class/net/wg0/ifalias", `coble link [0-9a-f]+`)
 
 	// Its driver comes, and with it the link, its addresses of both families and the container that waited.
 	ask("busybox modprobe vmxnet3", ``)

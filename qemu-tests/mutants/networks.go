@@ -42,7 +42,7 @@ func networkings() []mutant {
 		in("and are kept apart again", "bridge.go", "if apart[want.Bridge] {", "if false {", "TestVanished"),
 		{"net: a link that was removed is made anew", "rt/engine/network.go", "\te.replug(e.net.Missing())\n", "", "./rt/daemon", "TestVanishedLinks"},
 		{"net: two engines do not share a subnet", "rt/engine/network.go", "\te.settled.Do(e.settleDefault)\n", "", "./rt/daemon", "TestTwoEngines"},
-		in("links that nobody wants go", "netcfg.go", "if !link && !bridge {", "if !link && !bridge || true {", "TestPublishedPorts|TestWhoReachesWhom"),
+		in("links that nobody wants go", "netcfg.go", "if !link && !made {", "if !link && !made || true {", "TestPublishedPorts|TestWhoReachesWhom"),
 		in("rules that are there are left alone", "nft/nft.go", "\tif current {\n\t\treturn nil\n\t}\n", "", "TestSetTwiceChangesNothing"),
 		{"net: no address is given out twice", "netcfg/ipam/ipam.go", `if p.byAddr[a] == "" && p.usable(a) {`, "if p.usable(a) {", "./netcfg/ipam", "."},
 		{"net: addresses are claimed back after a restart", "rt/engine/adopt.go", "\t\te.claimLeases(c)\n", "", "./rt/daemon", "TestNetworksOutliveTheEngine"},
