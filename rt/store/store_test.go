@@ -28,6 +28,7 @@ func TestDurable(t *testing.T) {
 					defer s.Close()
 					all, err := s.Containers()
 					require.NoError(t, err)
+					require.NotEmpty(t, all)
 					require.Equal(t, "name"+id, all[len(all)-1].Name)
 				})
 			}

@@ -36,6 +36,7 @@ func FileSystems() []FileSystem {
 	return []FileSystem{
 		{"ext4", []string{"mkfs.ext4", "-q"}, "commit=600", 64, ""},
 		{"ext4-writeback", []string{"mkfs.ext4", "-q"}, "commit=600,data=writeback,noauto_da_alloc,nodelalloc", 64, ""},
+		{"ext4-without-extents", []string{"mkfs.ext4", "-q", "-O", "^extents,^64bit"}, "commit=600", 64, ""}, // as it was made by ext3: no fallocate(2)
 		{"ext4-fast-commit", []string{"mkfs.ext4", "-q", "-O", "fast_commit"}, "commit=600", 64, ""},
 		{"xfs", []string{"mkfs.xfs", "-q"}, "", 320, "nouuid"},
 		{"btrfs", []string{"mkfs.btrfs", "-q", "--nodiscard"}, "commit=600", 150, ""},
