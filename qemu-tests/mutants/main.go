@@ -123,13 +123,30 @@ func (m mutant) test(ctx context.Context, dir string) ([]byte, error) {
 	return cmd.CombinedOutput()
 }
 
-// copyTree copies what git knows of.
-func copyTree(from, to string) error {
-	out, err := exec.Command("git", "-C", from, "ls-files", "-z").Output()
+// lsFiles asks git for the names of files below a folder.
+func lsFiles(dir string, args ...string) ([]string, error) {
+	out, err := exec.Command("git", append([]string{"-C", dir, "ls-files", "-z"}, args...)...).Output()
 	if err != nil {
-		return fmt.Errorf("git ls-files: %w", err)
+		return nil, fmt.Errorf("git ls-files: %w", err)
 	}
-	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
+	return strings.FieldsFunc(string(out), func(r rune) bool { return r == 0 }), nil
+}
+
+// copyTree copies what git knows of. Go files that it does not know yet are an error: a test that is in none of the copies
+// notices nothing.
+func copyTree(from, to string) error {
+	unknown, err := lsFiles(from, "--others", "--exclude-standard", "--", "*.go")
+	if err != nil {
+		return err
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("git does not know %s: git add it, or take it away", strings.Join(unknown, ", "))
+	}
+	names, err := lsFiles(from)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
 		b, err := os.ReadFile(filepath.Join(from, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed, and not committed yet
