@@ -134,15 +134,16 @@ func (d *Driver) reclaim(id uint64) error {
 	}
 	defer f.Close()
 	for end := time.Now().Add(maxReclaim); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if err := commit(int(f.Fd())); err != nil {
-			return fmt.Errorf("commit transaction (BTRFS_IOC_SYNC): %w", err)
-		}
 		there, err := exists(int(f.Fd()), id)
 		if err != nil {
 			return fmt.Errorf("look for destroyed subvolume (BTRFS_IOC_TREE_SEARCH): %w", err)
 		}
+		// Also if it is gone: extents are free once the transaction that freed them is whole.
+		if err := commit(int(f.Fd())); err != nil {
+			return fmt.Errorf("commit transaction (BTRFS_IOC_SYNC): %w", err)
+		}
 		if !there {
-			return commit(int(f.Fd())) // extents are free once the transaction that freed them is whole
+			return nil
 		}
 	}
 	return nil
