@@ -50,7 +50,7 @@ func serve() {
 }
 
 // inNamespace runs the rest of the test in a network namespace of its own.
-func inNamespace(t *testing.T) {
+func inNamespace(t testing.TB) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: run as root or make test-vm")
 	}
@@ -62,7 +62,7 @@ func inNamespace(t *testing.T) {
 }
 
 // noBridgeNetfilter switches off in the test's namespace what nobody but other engines switches on.
-func noBridgeNetfilter(t *testing.T) {
+func noBridgeNetfilter(t testing.TB) {
 	for _, f := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
 		if _, err := os.Stat("/proc/sys/" + f); err == nil {
 			require.NoError(t, sysctl(f, "0"))
