@@ -3,11 +3,8 @@ package netcfg
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -64,22 +61,31 @@ next:
 	return netip.Prefix{}, errors.New("find a free subnet: the host routes all of 10.88.0.0 to 10.255.0.0; name one in [network.default]")
 }
 
-// InUse says whether a program on the host listens on the port already.
+// InUse says whether a program on the host has the port already. It binds a socket and does no more: a thousand ports are asked
+// for at once. Like a program that would listen it sets SO_REUSEADDR for TCP, or connections that are over would count too.
 func InUse(proto, ip string, port uint16) bool {
-	at, family := net.JoinHostPort(ip, strconv.Itoa(int(port))), "4"
-	if strings.Contains(ip, ":") {
-		family = "6"
+	a, _ := netip.ParseAddr(ip)
+	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(port)})
+	switch {
+	case a.Is4():
+		to = &unix.SockaddrInet4{Port: int(port), Addr: a.As4()}
+	case a.Is6():
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(port), Addr: a.As16()}
 	}
+	kind := unix.SOCK_STREAM
 	if proto == "udp" {
-		c, err := net.ListenPacket("udp"+family, at)
-		if err == nil {
-			c.Close()
-		}
-		return errors.Is(err, unix.EADDRINUSE)
+		kind = unix.SOCK_DGRAM
 	}
-	l, err := net.Listen("tcp"+family, at)
-	if err == nil {
-		l.Close()
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false // what cannot be asked for is no program's
 	}
-	return errors.Is(err, unix.EADDRINUSE)
+	defer unix.Close(fd)
+	if family == unix.AF_INET6 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
+	if kind == unix.SOCK_STREAM {
+		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	}
+	return err == nil && unix.Bind(fd, to) == unix.EADDRINUSE
 }

@@ -152,7 +152,9 @@ func TestGolden(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.rules.Table = "coble"
-			golden(t, name, sent(t, func(conn *nftables.Conn) error { return c.rules.queue(conn, c.had) }))
+			golden(t, name, sent(t, func(conn *nftables.Conn) error {
+				return c.rules.queue(conn, c.had, markPrefix+c.rules.hash(guarded(c.had)))
+			}))
 		})
 	}
 	t.Run("counts", func(t *testing.T) {

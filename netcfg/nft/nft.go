@@ -17,6 +17,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,12 +86,12 @@ func (r Rules) families() []nftables.TableFamily {
 
 // hash is pure: what the tables do, in a few characters.
 func (r Rules) hash(guarded []bool) string {
-	lines := []string{"v3", fmt.Sprint(guarded, r.Decided4, r.Decided6, r.NoNAT)}
+	lines := []string{"v4", fmt.Sprint(guarded, r.Decided4, r.Decided6, r.NoNAT)}
 	for _, n := range r.Networks {
 		lines = append(lines, fmt.Sprint(n))
 	}
 	for _, p := range r.Ports {
-		lines = append(lines, fmt.Sprint(p))
+		lines = append(lines, p.String())
 	}
 	slices.Sort(lines[2:])
 	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
@@ -99,7 +100,7 @@ func (r Rules) hash(guarded []bool) string {
 
 // Apply makes the tables do what r says, in one transaction, or changes nothing.
 func Apply(r Rules) error {
-	conn, err := nftables.New()
+	conn, err := nftables.New(nftables.WithSockOptions(room))
 	if err != nil {
 		return fmt.Errorf("reach nftables: %w", err)
 	}
@@ -118,7 +119,7 @@ func Apply(r Rules) error {
 	if current {
 		return nil
 	}
-	if err := r.queue(conn, had); err != nil {
+	if err := r.queue(conn, had, mark); err != nil {
 		return err
 	}
 	if err := conn.Flush(); err != nil {
@@ -126,6 +127,10 @@ func Apply(r Rules) error {
 	}
 	return nil
 }
+
+// room lets a transaction be of any size: it goes out as one message, which the usual buffer of a socket (socket(7), SO_SNDBUF) bounds
+// to some 4,000 ports.
+func room(c *netlink.Conn) error { return c.SetWriteBuffer(64 << 20) }
 
 // ErrMissing says that the kernel has not what a table is made of.
 var ErrMissing = errors.New("the kernel lacks a part (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4, NFT_CT, NFT_NAT, NFT_MASQ, NFT_FIB_IPV4, NFT_FIB_IPV6; are the modules nf_tables, nft_ct, nft_chain_nat, nft_nat, nft_masq, nft_fib_ipv4 loaded?)")
@@ -149,10 +154,9 @@ func guarded(had map[nftables.TableFamily][]string) (list []bool) {
 	return list
 }
 
-// queue puts into conn what makes the tables do what r says, where these chains are in them.
-func (r Rules) queue(conn *nftables.Conn, had map[nftables.TableFamily][]string) error {
+// queue puts into conn what makes the tables do what r says, and have the chain mark, where these chains are in them.
+func (r Rules) queue(conn *nftables.Conn, had map[nftables.TableFamily][]string, mark string) error {
 	guards := guarded(had)
-	mark := markPrefix + r.hash(guards)
 	for i, f := range bothFamilies {
 		b := &batch{Conn: conn, r: r, family: f, guarded: guards[i], t: &nftables.Table{Name: r.Table, Family: f}}
 		wanted := slices.Contains(r.families(), f)
@@ -289,10 +293,11 @@ func (b *batch) rule(c *nftables.Chain, exprs ...[]expr.Any) {
 //	chain local     { type nat hook output priority dstnat; the same, of any link }
 //	chain masquerade{ type nat hook postrouting priority srcnat; for each network: ip saddr SUBNET oifname != BRIDGE masquerade;
 //	                  ip saddr SUBNET oifname BRIDGE ct status dnat masquerade; then ip saddr 127.0.0.0/8 oifname @bridges masquerade }
-//	chain forward   { type filter hook forward priority filter; iifname . oifname @same accept; iifname @internal drop;
-//	                  oifname @internal drop; oifname @bridges ct state established,related accept;
-//	                  oifname @bridges ct status dnat accept; oifname @bridges drop;
+//	chain forward   { type filter hook forward priority filter;
+//	                  [if any is internal: iifname . oifname @same accept; iifname @internal drop; oifname @internal drop];
+//	                  oifname @bridges goto inward;
 //	                  [where forwarding was off before: iifgroup != LinkGroup oifgroup != LinkGroup drop] }
+//	chain inward    { ct state established,related accept; iifname . oifname @same accept; ct status dnat accept; drop }
 //
 // What goes out of a bridge is left to the host's own rules.
 func (b *batch) build() error {
@@ -337,22 +342,28 @@ func (b *batch) nat() error {
 	return nil
 }
 
-// forward is the part of build about who reaches whom.
+// forward is the part of build about who reaches whom. What has been let in already comes first, and what goes elsewhere is asked
+// no more than whether it does.
 func (b *batch) forward(internal, same *nftables.Set) {
 	forward := b.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
-	toOurs := in(expr.MetaKeyOIFNAME, b.ours, false)
-	b.rule(forward, []expr.Any{
+	inward := b.AddChain(&nftables.Chain{Table: b.t, Name: "inward"})
+	neighbours := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg0}, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg4},
 		&expr.Lookup{SourceRegister: reg0, SetName: same.Name, SetID: same.ID},
-	}, verdict(expr.VerdictAccept))
-	b.rule(forward, in(expr.MetaKeyIIFNAME, internal, false), verdict(expr.VerdictDrop))
-	b.rule(forward, in(expr.MetaKeyOIFNAME, internal, false), verdict(expr.VerdictDrop))
-	b.rule(forward, toOurs, established(), verdict(expr.VerdictAccept))
-	b.rule(forward, toOurs, dnatted(), verdict(expr.VerdictAccept))
-	b.rule(forward, toOurs, verdict(expr.VerdictDrop))
+	}
+	if slices.ContainsFunc(b.r.Networks, func(n Network) bool { return n.Internal }) {
+		b.rule(forward, neighbours, verdict(expr.VerdictAccept))
+		b.rule(forward, in(expr.MetaKeyIIFNAME, internal, false), verdict(expr.VerdictDrop))
+		b.rule(forward, in(expr.MetaKeyOIFNAME, internal, false), verdict(expr.VerdictDrop))
+	}
+	b.rule(forward, in(expr.MetaKeyOIFNAME, b.ours, false), []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: inward.Name}})
 	if b.guarded && !b.r.decided(b.family) {
 		b.rule(forward, otherGroup(expr.MetaKeyIIFGROUP), otherGroup(expr.MetaKeyOIFGROUP), verdict(expr.VerdictDrop))
 	}
+	b.rule(inward, established(), verdict(expr.VerdictAccept))
+	b.rule(inward, neighbours, verdict(expr.VerdictAccept))
+	b.rule(inward, dnatted(), verdict(expr.VerdictAccept))
+	b.rule(inward, verdict(expr.VerdictDrop))
 }
 
 var loopback4 = netip.MustParsePrefix("127.0.0.0/8")

@@ -22,12 +22,25 @@ type Port struct {
 	Listen   Listen // from where it is reached, if it is published on every address
 }
 
+// String is all of it in words. There may be thousands to write: fmt would take ten times as long.
+func (p Port) String() string {
+	return p.Proto + " " + p.HostIP.String() + " " + strconv.Itoa(int(p.HostPort)) + " " + p.To.String() + " " + p.Listen.String()
+}
+
 // Listen says from where a port is reached: from the host itself, and through these links, or at these addresses. Links are
 // matched by name: one may come, go and come back. Its zero value is from everywhere.
 type Listen struct {
 	Links  []string // one of more than 15 bytes matches none
 	Except bool     // through all but those links
 	Addrs  []netip.Addr
+}
+
+// String is all of it in words, "" if that is everywhere.
+func (l Listen) String() string {
+	if l.everywhere() {
+		return ""
+	}
+	return fmt.Sprint(l.Links, l.Except, l.Addrs)
 }
 
 func (l Listen) everywhere() bool { return !l.Except && len(l.Links) == 0 && len(l.Addrs) == 0 }
@@ -70,7 +83,7 @@ func (b *batch) groups() (onAddr []nftables.SetElement, groups []*group) {
 			continue
 		}
 		e.Key = slices.Concat([]byte{proto, 0, 0, 0}, padPort(p.HostPort))
-		place := fmt.Sprint(p.Listen)
+		place := p.Listen.String()
 		g := byPlace[place]
 		if g == nil {
 			g = &group{Listen: p.Listen}
@@ -95,8 +108,8 @@ func (b *batch) publish(incoming, own *nftables.Chain) error {
 	onAddr, groups := b.groups()
 	size := b.addrType().Bytes
 	addrMap := &nftables.Set{Table: b.t, Name: "ports-of-address", IsMap: true, Concatenation: true, KeyType: addrKey, DataType: target}
-	if err := b.AddSet(addrMap, onAddr); err != nil {
-		return fmt.Errorf("write port map: %w", err)
+	if err := b.addMap(addrMap, onAddr); err != nil {
+		return err
 	}
 	proto := &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0}
 	port := func(register uint32) expr.Any {
@@ -112,8 +125,8 @@ func (b *batch) publish(incoming, own *nftables.Chain) error {
 	}
 	for _, g := range groups {
 		m := &nftables.Set{Table: b.t, Name: "ports" + g.suffix, IsMap: true, Concatenation: true, KeyType: anyKey, DataType: target}
-		if err := b.AddSet(m, g.elements); err != nil {
-			return fmt.Errorf("write port map: %w", err)
+		if err := b.addMap(m, g.elements); err != nil {
+			return err
 		}
 		through, at, err := b.place(g)
 		if err != nil {
@@ -128,6 +141,20 @@ func (b *batch) publish(incoming, own *nftables.Chain) error {
 			b.rule(incoming, at, isLocal(), to)
 			b.rule(own, at, isLocal(), to)
 		}
+	}
+	return nil
+}
+
+// addMap writes a map of ports. A message's list of elements has room for 64 KiB (netlink(7), nla_len), so there are several.
+func (b *batch) addMap(m *nftables.Set, elements []nftables.SetElement) error {
+	const most = 500 // of at most 72 bytes
+	first := min(most, len(elements))
+	err := b.AddSet(m, elements[:first])
+	for part := range slices.Chunk(elements[first:], most) {
+		err = errors.Join(err, b.SetAddElements(m, part))
+	}
+	if err != nil {
+		return fmt.Errorf("write port map: %w", err)
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ func networkings() []mutant {
 		return mutant{"net: " + name, "netcfg/" + file, old, new, "./netcfg", run}
 	}
 	return []mutant{
-		in("nothing comes into a network from outside", "nft/nft.go", "b.rule(forward, toOurs, verdict(expr.VerdictDrop))", "_ = toOurs", "TestNeighbourStaysOutside|TestWhoReachesWhom"),
+		in("nothing comes into a network from outside", "nft/nft.go", "b.rule(inward, verdict(expr.VerdictDrop))", "", "TestNeighbourStaysOutside|TestWhoReachesWhom"),
 		in("a list that changed while it was read is read again", "dump/dump.go", "!errors.Is(err, netlink.ErrDumpInterrupted)", "!errors.Is(err, netlink.ErrDumpInterrupted) || true", "TestChurn"),
 		in("nothing leaves an internal network", "nft/nft.go", "b.rule(forward, in(expr.MetaKeyIIFNAME, internal, false), verdict(expr.VerdictDrop))", "", "TestWhoReachesWhom"),
 		in("what the host publishes for itself is its own", "nft/nft.go", "b.daddrIn(loopback4), verdict(expr.VerdictDrop))", "b.daddrIn(loopback4), verdict(expr.VerdictAccept))", "TestWhoReachesWhom"),
@@ -19,6 +19,10 @@ func networkings() []mutant {
 		in("a name that nothing has keeps ports closed", "listen.go", "l.Links = append(append(l.Links, name), zones[name]...)", "l.Links = append(l.Links, zones[name]...)", "TestListen"),
 		{"net: links with a default route are uplinks", "rt/engine/listen.go", "l.Links, err = netcfg.Uplinks()", "", "./rt/engine", "TestPlaces"},
 		{"net: an engine follows what listen stands for", "rt/engine/listen.go", "netcfg.Follow(p.e.ctx.Done(), p.e.linksChanged)", "netcfg.Follow(p.e.ctx.Done(), func() {})", "./rt/daemon", "TestListen$"},
+		in("as many ports are published as there are", "nft/ports.go", "const most = 500", "const most = 5000", "TestManyPorts"),
+		in("and in one transaction", "nft/nft.go", "c.SetWriteBuffer(64 << 20)", "c.SetWriteBuffer(1 << 15)", "TestManyPorts"),
+		in("a program's port is not published", "subnets.go", "err == nil && unix.Bind(fd, to) == unix.EADDRINUSE", "err == nil && unix.Bind(fd, to) == unix.EPERM", "TestInUse"),
+		in("connections that are over hold no port", "subnets.go", "unix.SO_REUSEADDR, 1", "unix.SO_REUSEADDR, 0", "TestInUse"),
 		in("a host that forwarded nothing is nobody's router", "nft/nft.go", "b.rule(forward, otherGroup(expr.MetaKeyIIFGROUP), otherGroup(expr.MetaKeyOIFGROUP), verdict(expr.VerdictDrop))", "", "TestGuests|TestFirewallComesLater"),
 		in("a firewall decides what its host forwards", "forward.go", "r.Decided4, r.Decided6 = g[0] && others.Closed(false), g[1] && others.Closed(true)", "_ = others", "TestGuests|TestFirewallComesLater"),
 		in("forwarding is off again after a clean-up", "netcfg.go", "err := errors.Join(stopForwarding(name), nft.Remove(name)", "err := errors.Join(nft.Remove(name)", "TestGuests"),
