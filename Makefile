@@ -20,7 +20,7 @@ export CGO_ENABLED := 0
 
 PACKAGES := busybox-static nftables iptables btrfs-progs xfsprogs squashfs-tools erofs-utils dmsetup e2fsprogs secilc xz-utils zstd dpkg skopeo umoci docker-registry apache2-utils dnsmasq-base kea-dhcp6-server wireguard-tools avahi-daemon
 VM_PACKAGES := qemu-system-x86 qemu-system-arm qemu-user ipxe-qemu debian-archive-keyring mmdebstrap wpasupplicant hostapd
-BENCH_PACKAGES := crun runc
+BENCH_PACKAGES := crun runc iperf3
 CONFORMANCE_PACKAGES := curl openssl apache2-utils
 ACCEPTANCE_PACKAGES := bats curl jq socat skopeo docker-registry python3 mmdebstrap
 
@@ -70,11 +70,13 @@ test-vm: vm-deps ## only the virtual machines
 demo: vm-deps build ## boot an appliance in QEMU and show its containers serving (CI=1: end by itself)
 	@go run ./qemu-tests/demo -coble bin/coble $(if $(CI),-ci)
 
-bench: vm-deps build ## measure beside crun and runc
+bench: vm-deps build ## measure beside crun, runc and networks made by hand
 	$(call install,$(BENCH_PACKAGES))
 	go test -run '^$$' -bench . -benchtime 100x ./sandbox
 	go test -run '^$$' -bench . -benchtime 100x ./rt/oci
-	go test -run TestFootprint -v ./rt/daemon
+	go test -run '^$$' -bench Throughput -benchtime 100x ./netcfg
+	go test -run '^$$' -bench PortMemory -benchtime 1x ./netcfg
+	go test -run 'TestFootprint|TestThousandPorts' -v ./rt/daemon
 	go test -run '^$$' -bench . ./layers/repo
 	@echo '== hand-off to answer, first and second boot'; go run ./qemu-tests/demo -coble bin/coble -ci -svg ''
 

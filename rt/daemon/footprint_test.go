@@ -17,9 +17,10 @@ const (
 	restBudget      = 12 * 1024 // keeper and engine, nothing running
 	containerBudget = 100       // each container that sleeps, beside its own process
 	sleepers        = 100
+	portBudget      = 1 // each published port; what the kernel has of it is measured in netcfg
 )
 
-// TestFootprint measures what keeper and engine hold, at rest and per container.
+// TestFootprint measures what keeper and engine hold, at rest, per container and per published port.
 func TestFootprint(t *testing.T) {
 	m := newMachine(t, "")
 	m.stop()
@@ -34,6 +35,10 @@ func TestFootprint(t *testing.T) {
 	t.Logf("at rest %d KiB, with %d containers %d KiB: %.1f KiB each", rest, sleepers, full, each)
 	require.LessOrEqual(t, rest, restBudget)
 	require.LessOrEqual(t, each, float64(containerBudget))
+	m.do("POST", "/containers/"+m.createPublished("many", 20000, manyPorts)+"/start", nil)
+	ports := float64(m.settledPSS()-full) - each
+	t.Logf("with %d ports %.0f KiB more: %.2f KiB each", manyPorts, ports, ports/manyPorts)
+	require.LessOrEqual(t, ports/manyPorts, float64(portBudget))
 }
 
 // buildCoble builds the binary as it is shipped: a test's binary has more in it.

@@ -89,7 +89,7 @@ type Engine struct {
 	containers map[string]*ctr       // by id; guarded by mu
 	names      map[string]string     // name to id; guarded by mu
 	execs      map[string]*execution // by id; guarded by mu
-	ports      map[portKey]string    // host port to container id; guarded by mu
+	ports      map[portKey][]portUse // guarded by mu
 	pushed     *server.Store         // what others pushed to this machine; nil until it is served; guarded by mu
 	closing    bool                  // no new starts; guarded by mu
 	fresh      bool                  // nobody has launched since the machine or the daemon was down; guarded by mu
@@ -118,7 +118,7 @@ func Open(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		o: o, log: o.Log, name: InstanceName(o.Root),
-		containers: map[string]*ctr{}, execs: map[string]*execution{}, names: map[string]string{}, ports: map[portKey]string{},
+		containers: map[string]*ctr{}, execs: map[string]*execution{}, names: map[string]string{}, ports: map[portKey][]portUse{},
 		done: make(chan struct{}), boot: o.Trace,
 	}
 	if e.boot == nil {

@@ -3,6 +3,7 @@ package engine
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,11 +15,16 @@ import (
 	"github.com/coble-os/coble/rt/store"
 )
 
-// portKey is a published port of the host's. An empty address is every address.
+// portKey is a port of the host's, on whichever of its addresses.
 type portKey struct {
 	proto string
-	ip    string
 	port  uint16
+}
+
+// portUse is a container's use of a port.
+type portUse struct {
+	ip string // empty: every address
+	id string // of the container
 }
 
 // reservePorts takes the host ports that the container publishes, or says who has one.
@@ -54,7 +60,7 @@ func (e *Engine) reservePorts(c *ctr, ends []store.End) ([]store.PortLease, erro
 				e.dropPorts(c.spec().ID)
 				return nil, err
 			}
-			e.ports[keyOf(lease)] = c.spec().ID
+			e.usePort(lease, c.spec().ID)
 			leases = append(leases, lease)
 		}
 	}
@@ -131,27 +137,26 @@ func orAny(ip string) string {
 
 // portHolder says which container has the port on that address or on all. Called with mu held.
 func (e *Engine) portHolder(l store.PortLease) string {
-	if l.HostIP != "" {
-		if id := e.ports[portKey{l.Proto, "", l.HostPort}]; id != "" {
-			return id
-		}
-		return e.ports[keyOf(l)]
-	}
-	for k, id := range e.ports {
-		if k.proto == l.Proto && k.port == l.HostPort {
-			return id
+	for _, use := range e.ports[keyOf(l)] {
+		if use.ip == "" || l.HostIP == "" || use.ip == l.HostIP {
+			return use.id
 		}
 	}
 	return ""
 }
 
-func keyOf(l store.PortLease) portKey { return portKey{l.Proto, l.HostIP, l.HostPort} }
+func keyOf(l store.PortLease) portKey { return portKey{l.Proto, l.HostPort} }
+
+// usePort notes that a container has a port. Called with mu held.
+func (e *Engine) usePort(l store.PortLease, id string) {
+	e.ports[keyOf(l)] = append(e.ports[keyOf(l)], portUse{l.HostIP, id})
+}
 
 func (e *Engine) claimPorts(c *ctr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, l := range c.view().State.Ports {
-		e.ports[keyOf(l)] = c.spec().ID
+		e.usePort(l, c.spec().ID)
 	}
 }
 
@@ -162,9 +167,11 @@ func (e *Engine) releasePorts(c *ctr) {
 }
 
 func (e *Engine) dropPorts(id string) {
-	for k, holder := range e.ports {
-		if holder == id {
+	for k, uses := range e.ports {
+		if uses = slices.DeleteFunc(uses, func(u portUse) bool { return u.id == id }); len(uses) == 0 {
 			delete(e.ports, k)
+		} else {
+			e.ports[k] = uses
 		}
 	}
 }

@@ -29,7 +29,7 @@ func TestPlanRestart(t *testing.T) {
 		{"always", 0, 1, 0, false, short, true, 200 * time.Millisecond},
 		{"always", 0, 4, 0, false, short, true, 1600 * time.Millisecond},
 		{"always", 0, 50, 0, false, short, true, time.Minute},
-		{"always", 0, 1 << 40, 0, false, short, true, time.Minute},
+		{"always", 0, 1 << 30, 0, false, short, true, time.Minute},
 		{"always", 0, 50, 0, false, long, true, 100 * time.Millisecond},
 		{"always", 0, 0, 0, true, short, false, 0},
 		{"unless-stopped", 0, 2, 9, false, short, true, 400 * time.Millisecond},
@@ -124,7 +124,12 @@ func TestPortConflicts(t *testing.T) {
 		{store.PortLease{Proto: "tcp", HostIP: "127.0.0.1", HostPort: 80}, store.PortLease{Proto: "tcp", HostPort: 80}, true},
 		{store.PortLease{Proto: "tcp", HostIP: "127.0.0.1", HostPort: 80}, store.PortLease{Proto: "tcp", HostIP: "127.0.0.2", HostPort: 80}, false},
 	} {
-		e := &Engine{ports: map[portKey]string{keyOf(c.have): "id"}}
+		e := &Engine{ports: map[portKey][]portUse{}}
+		e.usePort(c.have, "id")
 		require.Equal(t, c.taken, e.portHolder(c.ask) != "", "%+v", c)
+		e.dropPorts("another")
+		require.Equal(t, c.taken, e.portHolder(c.ask) != "", "%+v", c)
+		e.dropPorts("id")
+		require.Empty(t, e.ports)
 	}
 }
