@@ -24,7 +24,7 @@ func (s *Server) networkRoutes() {
 
 // netView is coble's own: who is connected to what, with counts.
 func (s *Server) netView(w http.ResponseWriter, r *http.Request) error {
-	v, err := engine.Run[engine.NetView](r.Context(), s.e, "net", struct{}{}, engine.Streams{})
+	v, err := s.e.NetView()
 	if err != nil {
 		return err
 	}

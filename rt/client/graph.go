@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -199,17 +198,20 @@ func (g *usage) svg(w io.Writer) {
 	rank := g.ranks()
 	type point struct{ x, y, h int }
 	at, free, width, height := map[string]point{}, map[int]int{}, 0, 0
-	nodes := slices.Clone(g.Nodes)
-	slices.SortStableFunc(nodes, func(a, b graphNode) int { return rank[a.Name] - rank[b.Name] })
-	for _, n := range nodes {
-		r := rank[n.Name]
-		y := max(free[r], margin)
-		if in := g.in[n.Name]; len(in) > 0 {
-			y = max(y, at[in[0].From].y)
+	for r, left := 0, len(g.Nodes); left > 0; r++ { // column by column
+		for _, n := range g.Nodes {
+			if rank[n.Name] != r {
+				continue
+			}
+			left--
+			y := max(free[r], margin)
+			if in := g.in[n.Name]; len(in) > 0 {
+				y = max(y, at[in[0].From].y)
+			}
+			p := point{margin + r*stepX, y, boxH + lineH*len(n.Lines)}
+			at[n.Name], free[r] = p, p.y+p.h+gap
+			width, height = max(width, p.x+boxW+margin), max(height, p.y+p.h+margin)
 		}
-		p := point{margin + r*stepX, y, boxH + lineH*len(n.Lines)}
-		at[n.Name], free[r] = p, p.y+p.h+gap
-		width, height = max(width, p.x+boxW+margin), max(height, p.y+p.h+margin)
 	}
 	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", width, height)
 	fmt.Fprintln(w, `<rect width="100%" height="100%" fill="white"/>`)
@@ -223,7 +225,7 @@ func (g *usage) svg(w io.Writer) {
 		"path": "#fff3d6", "container": "#d9ead3", "rw": "#e2f0d9", "name": "#fff3d6", "image": "#d6e4f7", "layer": "#eeeeee",
 		"port": "#fff3d6", "network": "#d6e4f7", "link": "#eeeeee", "firewall": "#f7d6d6",
 	}
-	for _, n := range nodes {
+	for _, n := range g.Nodes {
 		p, fill, edge := at[n.Name], colour[n.Kind[strings.LastIndexByte(n.Kind, ' ')+1:]], 1
 		if fill == "" {
 			fill = "white"

@@ -9,35 +9,9 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/rt/netview"
 )
-
-// netView is who is connected to what, as the engine tells it.
-type netView struct {
-	Firewall, Proxy, Counts string
-	Advice                  []string
-	Networks                []netPart
-}
-
-type netPart struct {
-	Name, Driver, Link string
-	Internal           bool
-	Subnets, Gateways  []string
-	Members            []netMember
-}
-
-type netMember struct {
-	ID, Name, Link string
-	Addresses      []string
-	Ports          []netPort
-}
-
-type netPort struct {
-	At, Proto                   string
-	From                        []string
-	Except                      bool
-	To                          uint16
-	Packets, Bytes, Connections uint64
-}
 
 func netVerb(f *pflag.FlagSet) runner {
 	draw := addPictureFlags(f)
@@ -50,11 +24,11 @@ func netVerb(f *pflag.FlagSet) runner {
 		if err := a.call(ctx, "GET", "/coble/net", nil, nil, &raw); err != nil {
 			return err
 		}
-		v := &netView{}
+		v := &netview.View{}
 		if err := json.Unmarshal(raw, v); err != nil {
 			return fmt.Errorf("read the engine's answer: %w", err)
 		}
-		if drawn, err := draw(a.out, v.graph()); drawn {
+		if drawn, err := draw(a.out, netGraph(v)); drawn {
 			return err
 		}
 		switch *format {
@@ -63,8 +37,8 @@ func netVerb(f *pflag.FlagSet) runner {
 			e.SetIndent("", "    ")
 			return e.Encode(raw)
 		case "table":
-			a.table(v.rows())
-			for _, note := range v.notes() {
+			a.table(netRows(v))
+			for _, note := range netNotes(v) {
 				fmt.Fprintln(a.out, note)
 			}
 			return nil
@@ -74,73 +48,70 @@ func netVerb(f *pflag.FlagSet) runner {
 }
 
 // shown tells whether there is anything to say of a network: the two that are always there and lead nowhere seldom have members.
-func (n netPart) shown() bool { return len(n.Members) > 0 || n.Driver != "host" && n.Driver != "null" }
+func shown(n *netview.Network) bool {
+	return len(n.Members) > 0 || n.Driver != "host" && n.Driver != "null"
+}
 
-// rows is pure: each network's line, then those of its members.
-func (v *netView) rows() [][]string {
+// netRows is pure: each network's line, then those of its members.
+func netRows(v *netview.View) [][]string {
 	rows := [][]string{{"NETWORK", "CONTAINER", "ADDRESS", "PUBLISHED", "PACKETS", "BYTES"}}
+	add := func(cells ...string) { rows = append(rows, append(cells, "", "", "")[:6]) }
 	for _, n := range v.Networks {
-		if !n.shown() {
+		if !shown(n) {
 			continue
 		}
-		rows = append(rows, []string{n.Name, n.about(), strings.Join(n.Subnets, " "), "", "", ""})
+		add(n.Name, netAbout(n), strings.Join(n.Subnets, " "))
 		for i, m := range n.Members {
 			branch, below := "├─", "│"
 			if i == len(n.Members)-1 {
 				branch, below = "└─", ""
 			}
-			row := []string{branch, m.Name, strings.Join(m.Addresses, " "), "", "", ""}
+			name, addresses := m.Name, strings.Join(m.Addresses, " ")
+			if len(m.Ports) == 0 {
+				add(branch, name, addresses)
+			}
 			for _, p := range m.Ports {
-				published := p.text()
-				if from := p.from(); from != "" {
+				published := fmt.Sprintf("%s->%d/%s", p.At, p.To, p.Proto)
+				if from := portFrom(p); from != "" {
 					published += " (" + from + ")"
 				}
-				packets, bytes := v.count(p)
-				rows = append(rows, append(row[:3:3], published, packets, bytes))
-				row = []string{below, "", "", "", "", ""}
-			}
-			if len(m.Ports) == 0 {
-				rows = append(rows, row)
+				packets, bytes := portCount(v, p)
+				add(branch, name, addresses, published, packets, bytes)
+				branch, name, addresses = below, "", ""
 			}
 		}
 	}
 	return rows
 }
 
-// about is what a network is: that of the usual driver, which leads everywhere, needs no word.
-func (n netPart) about() string {
-	var words []string
+// netAbout is what a network is: that of the usual driver, which leads everywhere, needs no word.
+func netAbout(n *netview.Network) string {
+	about := ""
 	if n.Driver != "bridge" && n.Driver != n.Name {
-		words = append(words, n.Driver)
-		if n.Link != "" {
-			words = append(words, "on", n.Link)
-		}
+		about = n.Driver + " on " + n.Link
 	}
 	if n.Internal {
-		words = append(words, "internal")
+		about = strings.TrimPrefix(about+", internal", ", ")
 	}
-	if len(words) == 0 {
+	if about == "" {
 		return ""
 	}
-	return "(" + strings.Join(words, " ") + ")"
+	return "(" + about + ")"
 }
 
-func (p netPort) text() string { return fmt.Sprintf("%s->%d/%s", p.At, p.To, p.Proto) }
-
-func (p netPort) from() string {
+// portFrom is empty for everywhere.
+func portFrom(p *netview.Port) string {
 	switch {
-	case len(p.From) == 0 && p.Except:
+	case len(p.From) == 0:
 		return ""
 	case p.Except:
 		return "not from " + strings.Join(p.From, ", ")
-	case len(p.From) > 0:
-		return "from " + strings.Join(p.From, ", ")
 	}
-	return ""
+	return "from " + strings.Join(p.From, ", ")
 }
 
-// count is what went through a port; "-" is not known.
-func (v *netView) count(p netPort) (packets, bytes string) {
+// portCount is what went through a port; "-" is not known.
+func portCount(v *netview.View, p *netview.Port) (packets, bytes string) {
 	if v.Counts != "" {
 		return "-", "-"
 	}
@@ -151,19 +122,19 @@ func (v *netView) count(p netPort) (packets, bytes string) {
 	return packets, bytes
 }
 
-// traffic is count in words.
-func (v *netView) traffic(p netPort) string {
-	packets, bytes := v.count(p)
+// traffic is portCount in words.
+func traffic(v *netview.View, p *netview.Port) string {
+	packets, bytes := portCount(v, p)
 	switch {
 	case v.Counts != "":
 		return "not counted"
 	case v.Proxy != "":
-		return strconv.FormatUint(p.Connections, 10) + " connections, " + bytes
+		return fmt.Sprintf("%d connections, %s", p.Connections, bytes)
 	}
 	return packets + " packets, " + bytes
 }
 
-func (v *netView) notes() (out []string) {
+func netNotes(v *netview.View) (out []string) {
 	if v.Firewall != "" {
 		out = append(out, "firewall: "+v.Firewall)
 	}
@@ -177,57 +148,60 @@ func (v *netView) notes() (out []string) {
 	return out
 }
 
-// graph is pure: from published ports to containers, networks, links of the host's and the firewall.
-func (v *netView) graph() *usage {
+// netGraph is pure: from published ports to containers, networks, links of the host's and the firewall.
+func netGraph(v *netview.View) *usage {
 	g := &usage{}
-	known := map[string]int{} // index of a container's box and of a link's
-	box := func(n graphNode) (i int) {
-		i, has := known[n.Name]
+	known := map[string]int{}
+	box := func(rank int, kind, id, label string, lines ...string) (name string) {
+		name = kind[strings.LastIndexByte(kind, ' ')+1:] + ":" + id
+		i, has := known[name]
 		if !has {
 			i = len(g.Nodes)
-			known[n.Name] = i
-			g.Nodes = append(g.Nodes, n)
+			known[name] = i
+			g.Nodes = append(g.Nodes, graphNode{Name: name, Kind: kind, Label: label, Rank: rank})
 		}
-		return i
+		g.Nodes[i].Lines = append(g.Nodes[i].Lines, lines...) // of a container, in each network
+		return name
 	}
+	edge := func(from, kind, to string) { g.Edges = append(g.Edges, use{from, kind, to}) }
 	for _, n := range v.Networks {
-		if !n.shown() {
+		if !shown(n) {
 			continue
 		}
-		net := graphNode{Name: "network:" + n.Name, Kind: n.Driver + " network", Label: n.Name, Rank: 2, Lines: n.Subnets[:len(n.Subnets):len(n.Subnets)]}
-		for _, gw := range n.Gateways {
-			net.Lines = append(net.Lines, "gateway "+gw)
+		net := box(2, n.Driver+" network", n.Name, n.Name, n.Subnets...)
+		for _, gateway := range n.Gateways {
+			box(2, "network", n.Name, "", "gateway "+gateway)
 		}
 		if n.Internal {
-			net.Lines = append(net.Lines, "internal: leads nowhere else")
+			box(2, "network", n.Name, "", "internal: leads nowhere else")
 		}
-		box(net)
 		if n.Link != "" {
-			box(graphNode{Name: "link:" + n.Link, Kind: "link", Label: n.Link, Rank: 3})
-			g.Edges = append(g.Edges, use{net.Name, "on", "link:" + n.Link})
-		}
-		if v.Firewall != "" && n.Driver == "bridge" && !n.Internal {
-			box(graphNode{Name: "firewall", Kind: "firewall", Label: strings.TrimPrefix(v.Firewall, "guest of "), Rank: 4, Lines: []string{"coble is its guest"}})
-			g.Edges = append(g.Edges, use{"link:" + n.Link, "filtered", "firewall"})
+			edge(net, "on", box(3, "link", n.Link, n.Link))
+			if v.Firewall != "" && n.Driver == "bridge" && !n.Internal {
+				if _, has := known["firewall:"]; !has {
+					box(4, "firewall", "", strings.TrimPrefix(v.Firewall, "guest of "), "coble is its guest")
+				}
+				edge("link:"+n.Link, "filtered", "firewall:")
+			}
 		}
 		for _, m := range n.Members {
 			for _, p := range m.Ports {
-				port := graphNode{Name: "port:" + p.At + "/" + p.Proto, Kind: "port", Label: p.At + "/" + p.Proto, Lines: []string{p.from(), v.traffic(p)}}
+				from := portFrom(p)
 				switch {
-				case port.Lines[0] != "":
+				case from != "":
 				case strings.HasPrefix(p.At, "127.") || strings.HasPrefix(p.At, "[::1]"):
-					port.Lines[0] = "from this host"
+					from = "from this host"
 				default:
-					port.Lines[0] = "from everywhere"
+					from = "from everywhere"
 				}
-				box(port)
-				g.Edges = append(g.Edges, use{port.Name, ":" + strconv.Itoa(int(p.To)), "container:" + m.ID})
+				at := p.At + "/" + p.Proto
+				edge(box(0, "port", at, at, from, traffic(v, p)), fmt.Sprint(":", p.To), "container:"+m.ID)
 			}
-			i := box(graphNode{Name: "container:" + m.ID, Kind: "container", Label: m.Name, Rank: 1})
+			c := box(1, "container", m.ID, m.Name)
 			for _, a := range m.Addresses {
-				g.Nodes[i].Lines = append(g.Nodes[i].Lines, m.Link+" "+a)
+				box(1, "container", m.ID, "", m.Link+" "+a)
 			}
-			g.Edges = append(g.Edges, use{"container:" + m.ID, "", net.Name})
+			edge(c, "", net)
 		}
 	}
 	g.index()

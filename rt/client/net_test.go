@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/rt/netview"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -23,8 +25,8 @@ func golden(t *testing.T, name, have string) {
 	require.Equal(t, string(want), have, file)
 }
 
-func sampleNet(t *testing.T) *netView {
-	v := &netView{}
+func sampleNet(t *testing.T) *netview.View {
+	v := &netview.View{}
 	require.NoError(t, json.Unmarshal([]byte(`{
 		"Firewall": "guest of fw4 (zones lan, wan)", "Advice": ["fw4 drops what is forwarded to coble0"],
 		"Networks": [
@@ -49,24 +51,24 @@ func TestNet(t *testing.T) {
 	show := func() string {
 		var b bytes.Buffer
 		a := &app{out: &b}
-		a.table(v.rows())
-		for _, note := range v.notes() {
+		a.table(netRows(v))
+		for _, note := range netNotes(v) {
 			b.WriteString(note + "\n")
 		}
 		return b.String()
 	}
 	golden(t, "net.txt", show())
 	var svg, dot bytes.Buffer
-	v.graph().svg(&svg)
+	netGraph(v).svg(&svg)
 	golden(t, "net.svg", svg.String())
-	v.graph().dot(&dot)
+	netGraph(v).dot(&dot)
 	golden(t, "net.dot", dot.String())
 
 	v.Firewall, v.Advice, v.Proxy = "", nil, "the kernel has no nftables"
 	require.Contains(t, show(), "8080->80/tcp (from br-lan, 192.0.2.1)   -         3.4MB", "a proxy sees no packets")
 	v.Networks[0].Members[0].Ports[0].Connections = 7
 	dot.Reset()
-	v.graph().dot(&dot)
+	netGraph(v).dot(&dot)
 	require.Contains(t, dot.String(), `7 connections, 3.4MB`)
 	v.Proxy, v.Counts = "", "the kernel has no counters"
 	require.Contains(t, show(), "8080->80/tcp (from br-lan, 192.0.2.1)   -         -")

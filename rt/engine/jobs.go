@@ -42,7 +42,6 @@ func (e *Engine) registerJobs() {
 	Register(e, "copy-to", e.copyTo)
 	Register(e, "df", e.diskUsage)
 	Register(e, "graph", e.graph)
-	Register(e, "net", e.netView)
 	Register(e, "image-prune", e.pruneImages)
 	Register(e, "collect", e.collect)
 	Register(e, "images", e.listImages)

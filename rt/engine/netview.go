@@ -7,48 +7,10 @@ import (
 	"strings"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/netview"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 )
-
-// NetView is who is connected to what.
-type NetView struct {
-	Firewall string   `json:",omitempty"` // whose guest coble is
-	Advice   []string `json:",omitempty"` // what its owner has to do for published ports to be reached
-	Proxy    string   `json:",omitempty"` // why ports are published by the engine itself
-	Counts   string   `json:",omitempty"` // why nothing is counted
-	Networks []NetPart
-}
-
-// NetPart is a network and who is in it.
-type NetPart struct {
-	ID, Name, Driver  string
-	Internal          bool     `json:",omitempty"`
-	Subnets, Gateways []string `json:",omitempty"`
-	Link              string   `json:",omitempty"` // its bridge, or the link of the host's that its containers share
-	Members           []NetMember
-}
-
-// NetMember is a container that runs in it.
-type NetMember struct {
-	ID, Name  string
-	HostLink  string    `json:",omitempty"` // the host's end of its link
-	Link      string    `json:",omitempty"` // its own
-	Addresses []string  `json:",omitempty"`
-	Ports     []NetPort `json:",omitempty"` // that lead to it through this network
-}
-
-// NetPort is a published port, and what went through it both ways since the container's start.
-type NetPort struct {
-	At          string   // address and port, or the port alone: at every address
-	From        []string `json:",omitempty"` // links and addresses that it is reached through; none: all
-	Except      bool     `json:",omitempty"` // through all but those
-	To          uint16   // the container's port
-	Proto       string
-	Packets     uint64 // 0 where the engine publishes, which sees none
-	Bytes       uint64
-	Connections uint64 `json:",omitempty"` // seen where the engine publishes
-}
 
 // netting is a running container's part of the networks.
 type netting struct {
@@ -58,16 +20,16 @@ type netting struct {
 	counts []netcfg.Count // of ports
 }
 
-// netView is for `coble net`.
-func (e *Engine) netView(*Job, struct{}) (NetView, error) {
-	v := NetView{Proxy: e.net.Proxied(), Networks: []NetPart{}}
+// NetView is for `coble net`.
+func (e *Engine) NetView() (netview.View, error) {
+	v := netview.View{Proxy: e.net.Proxied(), Networks: []*netview.Network{}}
 	v.Firewall, v.Advice = e.firewallInfo()
 	all, err := e.nettings(&v)
 	if err != nil {
 		return v, err
 	}
 	for _, n := range e.networks.All() {
-		part := NetPart{ID: n.ID, Name: n.Name, Driver: n.Driver, Internal: n.Internal, Members: []NetMember{}}
+		part := &netview.Network{ID: n.ID, Name: n.Name, Driver: n.Driver, Internal: n.Internal, Members: []*netview.Member{}}
 		for _, c := range n.IPAM.Config {
 			part.Subnets = append(part.Subnets, c.Subnet.String())
 		}
@@ -79,7 +41,7 @@ func (e *Engine) netView(*Job, struct{}) (NetView, error) {
 		}
 		for _, c := range all {
 			if n.Name == networks.Host && c.Host.NetworkMode.IsHost() {
-				part.Members = append(part.Members, NetMember{ID: c.ID, Name: c.Name})
+				part.Members = append(part.Members, &netview.Member{ID: c.ID, Name: c.Name})
 			}
 			for _, end := range c.ends {
 				if end.Network == n.ID {
@@ -87,18 +49,17 @@ func (e *Engine) netView(*Job, struct{}) (NetView, error) {
 				}
 			}
 		}
-		slices.SortFunc(part.Members, func(a, b NetMember) int { return strings.Compare(a.Name, b.Name) })
 		v.Networks = append(v.Networks, part)
 	}
 	return v, nil
 }
 
 // nettings are those of all containers that run. All counts are read at once.
-func (e *Engine) nettings(v *NetView) (all []netting, err error) {
+func (e *Engine) nettings(v *netview.View) (all []*netting, err error) {
 	where := e.newPlaces()
 	var ports []netcfg.Port
 	for _, c := range e.all() {
-		n := netting{View: c.view(), ends: c.ends()}
+		n := &netting{View: c.view(), ends: c.ends()}
 		if !isRunning(n.State) {
 			continue
 		}
@@ -113,36 +74,35 @@ func (e *Engine) nettings(v *NetView) (all []netting, err error) {
 		v.Counts = err.Error()
 		counts = make([]netcfg.Count, len(ports))
 	}
-	for i := range all {
-		n := len(all[i].ports)
-		all[i].counts, counts = counts[:n], counts[n:]
+	for _, n := range all {
+		n.counts, counts = counts[:len(n.ports)], counts[len(n.ports):]
 	}
+	slices.SortFunc(all, func(a, b *netting) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
 }
 
 // member is pure: a container's place in one network.
-func (n netting) member(end store.End) NetMember {
-	m := NetMember{ID: n.ID, Name: n.Name, HostLink: end.HostIf, Link: end.IfName, Addresses: texts(end.V4.Addr(), end.V6.Addr())}
-	at := map[string]int{} // IPv4 and IPv6 are one port
+func (n *netting) member(end store.End) *netview.Member {
+	m := &netview.Member{ID: n.ID, Name: n.Name, HostLink: end.HostIf, Link: end.IfName, Addresses: texts(end.V4.Addr(), end.V6.Addr())}
+	known := map[string]*netview.Port{} // IPv4 and IPv6 are one port
 	for i, p := range n.ports {
 		if to := p.To.Addr(); to != end.V4.Addr() && to != end.V6.Addr() {
 			continue
 		}
-		out := NetPort{At: strconv.Itoa(int(p.HostPort)), To: p.To.Port(), Proto: p.Proto, From: p.Listen.Links, Except: p.Listen.Except}
+		at := strconv.Itoa(int(p.HostPort))
 		if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
-			out.At = netip.AddrPortFrom(p.HostIP, p.HostPort).String()
+			at = netip.AddrPortFrom(p.HostIP, p.HostPort).String()
 		}
-		out.From = append(out.From[:len(out.From):len(out.From)], texts(p.Listen.Addrs...)...)
-		key := out.At + "/" + out.Proto
-		j, known := at[key]
-		if !known {
-			j = len(m.Ports)
-			at[key] = j
+		out := known[at+p.Proto]
+		if out == nil {
+			out = &netview.Port{At: at, To: p.To.Port(), Proto: p.Proto, Except: p.Listen.Except, From: slices.Concat(p.Listen.Links, texts(p.Listen.Addrs...))}
+			known[at+p.Proto] = out
 			m.Ports = append(m.Ports, out)
 		}
-		m.Ports[j].Packets += n.counts[i].Packets
-		m.Ports[j].Bytes += n.counts[i].Bytes
-		m.Ports[j].Connections += n.counts[i].Connections
+		c := n.counts[i]
+		out.Packets += c.Packets
+		out.Bytes += c.Bytes
+		out.Connections += c.Connections
 	}
 	return m
 }
