@@ -114,8 +114,8 @@ func TestBandwidth(t *testing.T) {
 // TestBucket: what goes at once is never less than a packet, and the kernel counts it in its own unit.
 func TestBucket(t *testing.T) {
 	q := bucket(8e6, 1500)
-	require.Equal(t, []any{uint64(1e6), uint32(156250), uint32(10e3 + 100e3)}, []any{q.Rate, q.Buffer, q.Limit}, "10 ms in units of 64 ns")
+	require.Equal(t, []uint32{1e6, 156250, 10e3 + 100e3}, []uint32{q.Rate.Rate, q.Buffer, q.Limit}, "10 ms in units of 64 ns")
 	q = bucket(64e3, 1500)
-	require.Equal(t, uint64(8000), q.Rate)
+	require.Equal(t, uint32(8000), q.Rate.Rate)
 	require.InDelta(t, 2*1518, float64(q.Buffer)*64/1e9*8000, 1)
 }
