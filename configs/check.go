@@ -132,6 +132,9 @@ func (d *document) checkContainer(c Config, name string, ct Container) bool {
 	if ct.Memory < 0 || ct.CPUs < 0 || ct.Pids < 0 {
 		return d.bad(section, "", "container %s: a limit is negative", name)
 	}
+	if ct.Network == "host" && ct.BandwidthIn+ct.BandwidthOut > 0 {
+		return d.bad(section, "network", "container %s has a limit of bandwidth, and in the host's network no link of its own that could be limited", name)
+	}
 	if !slices.Contains([]string{"", "bridge", "host", "none"}, ct.Network) {
 		return d.bad(section, "network", "network %q is not known: use bridge, host or none", ct.Network)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -85,37 +86,40 @@ type Image struct {
 
 // Container is started at boot.
 type Container struct {
-	Image       string            `toml:"image"`
-	Entrypoint  []string          `toml:"entrypoint"`
-	Command     []string          `toml:"command"`
-	Env         map[string]string `toml:"env"`
-	Labels      map[string]string `toml:"labels"`
-	Mounts      []string          `toml:"mounts"`  // host:container[:ro]
-	Tmpfs       []string          `toml:"tmpfs"`   // path[:options]
-	Ports       []string          `toml:"ports"`   // [ip:]host:container[/tcp|/udp]
-	Listen      Listen            `toml:"listen"`  // where its ports are reached from; empty: as the file says for all
-	Network     string            `toml:"network"` // bridge (default), host, none
-	Hostname    string            `toml:"hostname"`
-	WorkingDir  string            `toml:"working_dir"`
-	User        string            `toml:"user"`
-	Memory      Size              `toml:"memory"`
-	Disk        Size              `toml:"disk"` // what it may write into its own layer; 0: no limit
-	CPUs        float64           `toml:"cpus"` // of one processor
-	Pids        int64             `toml:"pids"`
-	CapAdd      []string          `toml:"cap_add"`
-	CapDrop     []string          `toml:"cap_drop"`
-	ReadOnly    bool              `toml:"read_only"`
-	Init        bool              `toml:"init"`
-	Privileged  bool              `toml:"privileged"`
-	Devices     []string          `toml:"devices"` // host[:container[:rwm]]
-	Sysctls     map[string]string `toml:"sysctls"`
-	Ulimits     map[string]string `toml:"ulimits"` // soft[:hard]
-	ShmSize     Size              `toml:"shm_size"`
-	Restart     string            `toml:"restart"` // no, always, on-failure[:n], unless-stopped; default always
-	After       []string          `toml:"after"`   // containers that are started before this one
-	Needs       string            `toml:"needs"`   // "network" or a link: it is started when that is there
-	StopSignal  string            `toml:"stop_signal"`
-	StopSeconds *int              `toml:"stop_seconds"`
+	Image      string            `toml:"image"`
+	Entrypoint []string          `toml:"entrypoint"`
+	Command    []string          `toml:"command"`
+	Env        map[string]string `toml:"env"`
+	Labels     map[string]string `toml:"labels"`
+	Mounts     []string          `toml:"mounts"`  // host:container[:ro]
+	Tmpfs      []string          `toml:"tmpfs"`   // path[:options]
+	Ports      []string          `toml:"ports"`   // [ip:]host:container[/tcp|/udp]
+	Listen     Listen            `toml:"listen"`  // where its ports are reached from; empty: as the file says for all
+	Network    string            `toml:"network"` // bridge (default), host, none
+	Hostname   string            `toml:"hostname"`
+	WorkingDir string            `toml:"working_dir"`
+	User       string            `toml:"user"`
+	Memory     Size              `toml:"memory"`
+	Disk       Size              `toml:"disk"` // what it may write into its own layer; 0: no limit
+	CPUs       float64           `toml:"cpus"` // of one processor
+	Pids       int64             `toml:"pids"`
+	// What it receives and sends on each of its links at most; 0: no limit.
+	BandwidthIn  Rate              `toml:"bandwidth_in"`
+	BandwidthOut Rate              `toml:"bandwidth_out"`
+	CapAdd       []string          `toml:"cap_add"`
+	CapDrop      []string          `toml:"cap_drop"`
+	ReadOnly     bool              `toml:"read_only"`
+	Init         bool              `toml:"init"`
+	Privileged   bool              `toml:"privileged"`
+	Devices      []string          `toml:"devices"` // host[:container[:rwm]]
+	Sysctls      map[string]string `toml:"sysctls"`
+	Ulimits      map[string]string `toml:"ulimits"` // soft[:hard]
+	ShmSize      Size              `toml:"shm_size"`
+	Restart      string            `toml:"restart"` // no, always, on-failure[:n], unless-stopped; default always
+	After        []string          `toml:"after"`   // containers that are started before this one
+	Needs        string            `toml:"needs"`   // "network" or a link: it is started when that is there
+	StopSignal   string            `toml:"stop_signal"`
+	StopSeconds  *int              `toml:"stop_seconds"`
 }
 
 // Size is a number of bytes, written as 512, "64KiB", "32MiB" or "1g".
@@ -129,6 +133,34 @@ func (s *Size) UnmarshalText(b []byte) error {
 	}
 	*s = Size(n)
 	return nil
+}
+
+// Rate is a number of bits per second, written as tc(8) does: "10mbit", "512kbit" or "1.5gbit", in steps of 1000.
+type Rate uint64
+
+// MinRate is the least that a limit may be.
+const MinRate = 8000
+
+// UnmarshalText is ParseRate.
+func (r *Rate) UnmarshalText(b []byte) (err error) {
+	*r, err = ParseRate(string(b))
+	return err
+}
+
+// ParseRate reads a rate; "0" is none.
+func ParseRate(s string) (Rate, error) {
+	number := strings.TrimRight(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz")
+	factor := map[string]float64{"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}[strings.ToLower(s[len(number):])]
+	n, err := strconv.ParseFloat(number, 64)
+	switch {
+	case s == "0":
+		return 0, nil
+	case err != nil || factor == 0 || n < 0:
+		return 0, fmt.Errorf("%q is not a rate: write it as \"10mbit\", with bit, kbit, mbit or gbit per second", s)
+	case n*factor < MinRate || n*factor > 1e12:
+		return 0, fmt.Errorf("%q is no rate that can be kept: at least 8kbit, at most 1000gbit", s)
+	}
+	return Rate(n * factor), nil
 }
 
 // Problem is a mistake in the file.

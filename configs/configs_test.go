@@ -53,6 +53,9 @@ func TestMistakes(t *testing.T) {
 		{"wrong type", `cpus      = 0.5`, `cpus      = "half"`, `coble.toml:16:13: key container.web.cpus:`, "web"},
 		{"malformed", `pids      = 64`, `pids      = = 64`, `coble.toml:17:`, "web"},
 		{"bad size", `"32MiB"`, `"32 lots"`, `coble.toml:15:13:`, "web"},
+		{"bad rate", "pids      = 64", "bandwidth_in = \"10mbps\"", `coble.toml:17:16: key container.web.bandwidth_in: "10mbps" is not a rate: write it as "10mbit"`, "web"},
+		{"too slow", "pids      = 64", "bandwidth_out = \"1kbit\"", `coble.toml:17:17: key container.web.bandwidth_out: "1kbit" is no rate that can be kept: at least 8kbit`, "web"},
+		{"no link", "pids      = 64", "network = \"host\"\nbandwidth_out = \"1mbit\"", `coble.toml:17:1: container web has a limit of bandwidth, and in the host's network no link`, "web"},
 		{"bad age", "hostname = \"gateway\"", "[storage]\nimages_unused = \"30 days\"", `coble.toml:2:17:`, ""},
 		{"bad pool", "hostname = \"gateway\"", "[storage]\npool = \"sdb\"", `coble.toml:2:1: pool "sdb" is no block device`, ""},
 		{"no image", "image     = \"web\"\n", "\n", `coble.toml:9:2: container web has no image`, "web"},
@@ -160,5 +163,17 @@ func TestAge(t *testing.T) {
 		require.Len(t, problems, 1, text)
 		require.Contains(t, problems[0].Text, "is not a length of time")
 		require.Zero(t, c.Storage.ImagesUnused)
+	}
+}
+
+func TestRate(t *testing.T) {
+	for text, want := range map[string]Rate{"0": 0, "8kbit": 8000, "512Kbit": 512e3, "1.5mbit": 15e5, "10gbit": 1e10, "9600bit": 9600} {
+		r, err := ParseRate(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, r, text)
+	}
+	for _, text := range []string{"", "10", "10m", "mbit", "-1mbit", "1 mbit x", "10kibit", "10MB", "nanbit", "infbit", "1e99gbit", "10mbit/s", "é"} {
+		_, err := ParseRate(text)
+		require.Error(t, err, text)
 	}
 }

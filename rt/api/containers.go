@@ -14,6 +14,7 @@ import (
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/request"
+	"github.com/coble-os/coble/rt/store"
 )
 
 func (s *Server) containerRoutes() {
@@ -53,14 +54,17 @@ func (s *Server) byName(job string) handler {
 }
 
 func (s *Server) createContainer(w http.ResponseWriter, r *http.Request) error {
-	var req container.CreateRequest
+	var req struct {
+		container.CreateRequest
+		Bandwidth store.Bandwidth // coble's own
+	}
 	if err := decode(r, &req); err != nil {
 		return err
 	}
 	if req.Config == nil {
 		return invalid("config cannot be empty in order to create a container")
 	}
-	in := request.Create{Name: trimSlash(r.FormValue("name")), Platform: r.FormValue("platform"), Config: *req.Config}
+	in := request.Create{Name: trimSlash(r.FormValue("name")), Platform: r.FormValue("platform"), Config: *req.Config, Bandwidth: req.Bandwidth}
 	if req.HostConfig != nil {
 		in.Host = *req.HostConfig
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/networks"
+	"github.com/coble-os/coble/rt/store"
 )
 
 func replyBody(w http.ResponseWriter, v any) error {
@@ -46,7 +47,10 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *http.Request) error 
 		}
 		resp.SizeRw, resp.SizeRootFs = &sz.Written, &sz.Root
 	}
-	return reply(w, http.StatusOK, resp)
+	return reply(w, http.StatusOK, struct {
+		container.InspectResponse
+		Bandwidth store.Bandwidth `json:",omitzero"` // coble's own
+	}{resp, v.Bandwidth})
 }
 
 func (s *Server) inspect(v engine.View) container.InspectResponse {

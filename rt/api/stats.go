@@ -20,11 +20,14 @@ func (s *Server) topContainer(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) updateContainer(w http.ResponseWriter, r *http.Request) error {
-	var req container.UpdateConfig
+	var req struct {
+		container.UpdateConfig
+		Bandwidth engine.BandwidthIn // coble's own
+	}
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	in := engine.UpdateIn{Ref: r.PathValue("name"), Limits: req.Resources, Policy: req.RestartPolicy}
+	in := engine.UpdateIn{Ref: r.PathValue("name"), Limits: req.Resources, Policy: req.RestartPolicy, Bandwidth: req.Bandwidth}
 	if err := engine.Do(r.Context(), s.e, "update", in, in.Ref); err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/configs"
 )
 
 // limitFlags are those that run, create and update share.
@@ -33,6 +35,40 @@ func addLimitFlags(f *pflag.FlagSet) *limitFlags {
 	f.Int64Var(&l.pids, "pids-limit", 0, "how many processes it may have; -1 for no limit")
 	f.Uint16Var(&l.weight, "blkio-weight", 0, "share of block I/O, 10 to 1000")
 	return l
+}
+
+// bandwidthFlags are coble's own, of run, create and update.
+type bandwidthFlags struct{ in, out string }
+
+// bandwidth is what the engine is asked for, in bits per second; nil: nothing is said.
+type bandwidth struct {
+	In  *uint64 `json:",omitempty"`
+	Out *uint64 `json:",omitempty"`
+}
+
+func addBandwidthFlags(f *pflag.FlagSet) *bandwidthFlags {
+	b := &bandwidthFlags{}
+	f.StringVar(&b.in, "bandwidth-in", "", "what it may receive on each of its links per second, such as 10mbit; 0 for no limit")
+	f.StringVar(&b.out, "bandwidth-out", "", "what it may send on each of its links per second")
+	return b
+}
+
+func (b *bandwidthFlags) read() (out bandwidth, err error) {
+	for _, r := range []struct {
+		flag, text string
+		into       **uint64
+	}{{"bandwidth-in", b.in, &out.In}, {"bandwidth-out", b.out, &out.Out}} {
+		if r.text == "" {
+			continue
+		}
+		n, err := configs.ParseRate(r.text)
+		if err != nil {
+			return out, fmt.Errorf("--%s %w", r.flag, err)
+		}
+		bits := uint64(n)
+		*r.into = &bits
+	}
+	return out, nil
 }
 
 // bytesOf reads 32m; -1 stays itself.

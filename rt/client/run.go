@@ -24,6 +24,7 @@ type createFlags struct {
 	f                                                                                              *pflag.FlagSet
 	limits                                                                                         *limitFlags
 	devices                                                                                        *deviceFlags
+	rates                                                                                          *bandwidthFlags
 	pidMode, ipcMode, utsMode, shmSize, pull, platform                                             string
 	groups, sysctls, storageOpts                                                                   []string
 	oomScore                                                                                       int
@@ -32,8 +33,14 @@ type createFlags struct {
 	end                                                                                            endpointFlags
 }
 
+// createRequest is Docker's, and what is coble's own.
+type createRequest struct {
+	container.CreateRequest
+	Bandwidth bandwidth
+}
+
 func addCreateFlags(f *pflag.FlagSet) *createFlags {
-	c := &createFlags{f: f, limits: addLimitFlags(f), devices: addDeviceFlags(f)}
+	c := &createFlags{f: f, limits: addLimitFlags(f), devices: addDeviceFlags(f), rates: addBandwidthFlags(f)}
 	f.StringVar(&c.name, "name", "", "name of the container (default: made up)")
 	f.StringVarP(&c.hostname, "hostname", "h", "", "its host name")
 	f.StringVar(&c.domainname, "domainname", "", "its domain name")
@@ -82,7 +89,7 @@ func addCreateFlags(f *pflag.FlagSet) *createFlags {
 }
 
 // request turns flags and arguments into the wire's create request.
-func (c *createFlags) request(args []string) (container.CreateRequest, error) {
+func (c *createFlags) request(args []string) (createRequest, error) {
 	conf := &container.Config{
 		Image: args[0], Cmd: args[1:], Hostname: c.hostname, Domainname: c.domainname, User: c.user, WorkingDir: c.workdir, Tty: c.tty,
 		OpenStdin: c.interactive, StopSignal: c.stopSignal, Labels: map[string]string{},
@@ -96,7 +103,7 @@ func (c *createFlags) request(args []string) (container.CreateRequest, error) {
 	if c.init {
 		host.Init = &c.init
 	}
-	req := container.CreateRequest{Config: conf, HostConfig: host}
+	req := createRequest{CreateRequest: container.CreateRequest{Config: conf, HostConfig: host}}
 	if c.f.Changed("entrypoint") {
 		conf.Entrypoint = []string{c.entrypoint}
 	}
@@ -117,6 +124,9 @@ func (c *createFlags) request(args []string) (container.CreateRequest, error) {
 		keyValues(c.sysctls, host.Sysctls)
 	}
 	var err error
+	if req.Bandwidth, err = c.rates.read(); err != nil {
+		return req, err
+	}
 	if req.NetworkingConfig, err = c.networking(host); err != nil {
 		return req, err
 	}
@@ -236,7 +246,7 @@ func publish(ports []string, host *container.HostConfig, conf *container.Config)
 	return nil
 }
 
-func (a *app) create(ctx context.Context, c *createFlags, req container.CreateRequest) (string, error) {
+func (a *app) create(ctx context.Context, c *createFlags, req createRequest) (string, error) {
 	if c.cidfile != "" {
 		if _, err := os.Stat(c.cidfile); err == nil {
 			return "", fmt.Errorf("container ID file found, make sure the other container isn't running or delete %s", c.cidfile)
@@ -256,7 +266,7 @@ func (a *app) create(ctx context.Context, c *createFlags, req container.CreateRe
 }
 
 // createPulling pulls the image first, if it is missing or that is asked for.
-func (a *app) createPulling(ctx context.Context, c *createFlags, req container.CreateRequest) (out container.CreateResponse, err error) {
+func (a *app) createPulling(ctx context.Context, c *createFlags, req createRequest) (out container.CreateResponse, err error) {
 	q := url.Values{"name": {c.name}}
 	if c.platform != "" {
 		q.Set("platform", c.platform)

@@ -34,13 +34,20 @@ func topVerb(f *pflag.FlagSet) runner {
 }
 
 func updateVerb(f *pflag.FlagSet) runner {
-	limits := addLimitFlags(f)
+	limits, rates := addLimitFlags(f), addBandwidthFlags(f)
 	restart := f.String("restart", "", "no, always, unless-stopped or on-failure[:n]")
 	return func(ctx context.Context, a *app, args []string) error {
 		if err := need(args, 1, -1, "containers"); err != nil {
 			return err
 		}
-		var req container.UpdateConfig
+		var req struct {
+			container.UpdateConfig
+			Bandwidth bandwidth
+		}
+		var err error
+		if req.Bandwidth, err = rates.read(); err != nil {
+			return err
+		}
 		if err := limits.into(&req.Resources); err != nil {
 			return err
 		}

@@ -20,17 +20,17 @@ func (e *Engine) makeParent(id string) error {
 	if !ok {
 		return nil
 	}
-	return withModules(a, func() error { return e.net.MakeParent(a) })
+	return withModules(a.Modules(), func() error { return e.net.MakeParent(a) })
 }
 
 // withModules does what may need a module of the kernel's, again once that is loaded: the kernel asks modprobe(8) for it, which
 // an appliance does not have.
-func withModules(a netcfg.Attachment, do func() error) error {
+func withModules(modules []string, do func() error) error {
 	err := do()
-	if !errors.Is(err, unix.EOPNOTSUPP) {
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, netcfg.ErrNoShaper) {
 		return err
 	}
-	if missing, lerr := boot.LoadModules(a.Modules()); lerr != nil || len(missing) == len(a.Modules()) {
+	if missing, lerr := boot.LoadModules(modules); lerr != nil || len(missing) == len(modules) {
 		return errors.Join(err, lerr)
 	}
 	return do()

@@ -227,8 +227,15 @@ func (e *Engine) endpointEvent(action events.Action, c *ctr, end store.End) {
 	}
 }
 
-// plug makes one link. The default routes are set with the link that they lead through.
+// plug makes one link, with what it may do. The default routes are set with the link that they lead through.
 func (e *Engine) plug(spec store.Spec, end store.End, pid int, out routes) error {
+	if err := e.makeLink(spec, end, pid, out); err != nil || spec.Bandwidth == (store.Bandwidth{}) {
+		return err
+	}
+	return limit(spec, end, pid, spec.Bandwidth)
+}
+
+func (e *Engine) makeLink(spec store.Spec, end store.End, pid int, out routes) error {
 	link := netcfg.Endpoint{HostIf: end.HostIf, IfName: end.IfName, Pid: pid, V4: end.V4, V6: end.V6, Free: freeToSend(spec)}
 	if end.MAC != "" {
 		var err error
@@ -243,7 +250,7 @@ func (e *Engine) plug(spec store.Spec, end store.End, pid int, out routes) error
 		link.Default6 = out.way6
 	}
 	if a, ok := e.networks.Attachment(end.Network); ok {
-		return withModules(a, func() error { return e.net.Attach(a, link) })
+		return withModules(a.Modules(), func() error { return e.net.Attach(a, link) })
 	}
 	n, err := e.networks.Kernel(end.Network)
 	if err != nil {

@@ -16,6 +16,8 @@ type UpdateIn struct {
 	Ref    string
 	Limits container.Resources
 	Policy container.RestartPolicy
+
+	Bandwidth BandwidthIn
 }
 
 // update changes a container, live if it runs. The kernel is told first: what the record says, holds.
@@ -39,16 +41,23 @@ func (e *Engine) update(_ *Job, in UpdateIn) (any, error) {
 		}
 		host.RestartPolicy = in.Policy
 	}
+	bandwidth, err := c.setBandwidth(in.Bandwidth)
+	if err != nil {
+		return nil, err
+	}
 	if c.running() {
 		g, err := cgroup.Open(c.cgroup())
 		if err != nil {
 			return nil, err
 		}
 		if err := g.Update(ocispec.Limits(host.Resources)); err != nil {
+			if bandwidth != c.spec().Bandwidth {
+				c.limitLinks(c.spec().Bandwidth)
+			}
 			return nil, fault.New(fault.Conflict, "update container %s: %w", c.spec().Name, err)
 		}
 	}
-	if err := c.setSpec(func(s *store.Spec) { s.Host = host }); err != nil {
+	if err := c.setSpec(func(s *store.Spec) { s.Host, s.Bandwidth = host, bandwidth }); err != nil {
 		return nil, err
 	}
 	c.emit(events.ActionUpdate, nil)

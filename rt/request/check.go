@@ -11,8 +11,10 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/configs"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/ocispec"
+	"github.com/coble-os/coble/rt/store"
 )
 
 // Machine is what a request is checked against.
@@ -46,12 +48,28 @@ func Check(in Create, m Machine) error {
 	if _, err := DiskLimit(in.Host); err != nil {
 		return err
 	}
+	if err := CheckBandwidth(in.Bandwidth, in.Host.NetworkMode); err != nil {
+		return err
+	}
 	for _, r := range in.Host.DeviceCgroupRules {
 		if _, err := ocispec.ParseDeviceRule(r); err != nil {
 			return err
 		}
 	}
 	return checkSupported(in)
+}
+
+// CheckBandwidth refuses limits that cannot be kept.
+func CheckBandwidth(b store.Bandwidth, mode container.NetworkMode) error {
+	for _, bits := range []uint64{b.In, b.Out} {
+		if bits > 0 && bits < configs.MinRate {
+			return fault.New(fault.Invalid, "a bandwidth of %d bit/s cannot be kept: the least is 8kbit", bits)
+		}
+	}
+	if b != (store.Bandwidth{}) && (mode.IsHost() || mode.IsContainer()) {
+		return fault.New(fault.Invalid, "a container that shares the network of the host or of another container has no link of its own that could be limited")
+	}
+	return nil
 }
 
 // DiskLimit is what a container may write into its own layer, in bytes, by the storage option size; 0 is no limit.

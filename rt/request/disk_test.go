@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/configs"
+	"github.com/coble-os/coble/rt/store"
 )
 
 func TestDiskLimit(t *testing.T) {
@@ -31,4 +32,16 @@ func TestDiskLimit(t *testing.T) {
 	in, err = FromSection("web", configs.Container{Image: "x"})
 	require.NoError(t, err)
 	require.Empty(t, in.Host.StorageOpt)
+}
+
+func TestBandwidth(t *testing.T) {
+	in, err := FromSection("web", configs.Container{Image: "x", BandwidthIn: 1e7, BandwidthOut: 2e6})
+	require.NoError(t, err)
+	require.Equal(t, store.Bandwidth{In: 1e7, Out: 2e6}, in.Bandwidth)
+	require.NoError(t, Check(in, Machine{CPUs: 1}))
+	require.NoError(t, CheckBandwidth(store.Bandwidth{}, "host"))
+	require.ErrorContains(t, CheckBandwidth(store.Bandwidth{Out: 7999}, "bridge"), "the least is 8kbit")
+	for _, mode := range []container.NetworkMode{"host", "container:x"} {
+		require.ErrorContains(t, CheckBandwidth(store.Bandwidth{Out: 1e6}, mode), "no link of its own")
+	}
 }

@@ -26,13 +26,15 @@ type Create struct {
 	Origin   string // section of the TOML file
 	Hash     string
 	Listen   []string // where ports are reached from that name no address
+
+	Bandwidth store.Bandwidth
 }
 
 // Record merges the image's configuration with the request.
 func Record(in Create, img image.Image, id string, now time.Time) (store.Spec, error) {
 	spec := store.Spec{
 		ID: id, Name: in.Name, Created: now, Image: in.Config.Image, ImageID: img.ID.String(),
-		Config: mergeConfig(in.Config, img), Host: in.Host, Networks: in.Networks, Origin: in.Origin, OriginHash: in.Hash, Listen: in.Listen,
+		Config: mergeConfig(in.Config, img), Host: in.Host, Networks: in.Networks, Origin: in.Origin, OriginHash: in.Hash, Listen: in.Listen, Bandwidth: in.Bandwidth,
 	}
 	cmd := slices.Concat(spec.Config.Entrypoint, spec.Config.Cmd)
 	if len(cmd) == 0 || cmd[0] == "" {

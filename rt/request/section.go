@@ -16,11 +16,13 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/coble-os/coble/configs"
+	"github.com/coble-os/coble/rt/store"
 )
 
 // FromSection turns a section of the TOML file into a request.
 func FromSection(name string, c configs.Container) (Create, error) {
 	in := Create{Name: name, Origin: "container." + name, Hash: hashOf(c), Listen: c.Listen}
+	in.Bandwidth = store.Bandwidth{In: uint64(c.BandwidthIn), Out: uint64(c.BandwidthOut)}
 	in.Config = container.Config{
 		Image: c.Image, Entrypoint: c.Entrypoint, Cmd: c.Command, Labels: c.Labels, Hostname: c.Hostname, WorkingDir: c.WorkingDir,
 		User: c.User, StopSignal: c.StopSignal, StopTimeout: c.StopSeconds,

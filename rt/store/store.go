@@ -59,6 +59,8 @@ type Spec struct {
 	Leases map[string]Lease `json:",omitempty"`
 	// Listen is where its ports are reached from that name no address (netcfg.Where); empty: as the engine says for all.
 	Listen []string `json:",omitempty"`
+	// Bandwidth is how much it may receive and send on each of its links.
+	Bandwidth Bandwidth `json:",omitzero"`
 	// Address is that in the default network, of coble before there were others.
 	Address string `json:",omitempty"`
 	// WantRunning is what the user last asked for; a boot starts containers by it and their restart policy.
@@ -66,6 +68,9 @@ type Spec struct {
 	// LastExit is what was known of the container when the engine last shut down politely; a boot starts from it.
 	LastExit *State `json:",omitempty"`
 }
+
+// Bandwidth is in bits per second; 0: no limit.
+type Bandwidth struct{ In, Out uint64 }
 
 // Lease is a container's addresses in one network; not valid where it has none of a family.
 type Lease struct{ V4, V6 netip.Addr }

@@ -1,0 +1,52 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/request"
+	"github.com/coble-os/coble/rt/store"
+)
+
+// limit makes b what one link of a container may do.
+func limit(spec store.Spec, end store.End, pid int, b store.Bandwidth) error {
+	err := withModules(netcfg.ShaperModules, func() error { return netcfg.Limit(end.HostIf, pid, end.IfName, netcfg.Bandwidth(b)) })
+	if err != nil {
+		return fault.As(fault.Conflict, fmt.Errorf("limit the bandwidth of container %s in network %s: %w", spec.Name, end.Name, err))
+	}
+	return nil
+}
+
+// BandwidthIn asks for other limits, in bits per second; nil: as it is.
+type BandwidthIn struct{ In, Out *uint64 }
+
+// setBandwidth limits all links of a container, if it runs, and puts back what was if that fails with one. The record is the caller's
+// to change.
+func (c *ctr) setBandwidth(change BandwidthIn) (store.Bandwidth, error) {
+	spec := c.spec()
+	b := spec.Bandwidth
+	if change.In != nil {
+		b.In = *change.In
+	}
+	if change.Out != nil {
+		b.Out = *change.Out
+	}
+	if err := request.CheckBandwidth(b, spec.Host.NetworkMode); err != nil || b == spec.Bandwidth || !c.running() {
+		return b, err
+	}
+	err := c.limitLinks(b)
+	if err != nil {
+		c.limitLinks(spec.Bandwidth)
+	}
+	return b, err
+}
+
+func (c *ctr) limitLinks(b store.Bandwidth) error {
+	for _, end := range c.ends() {
+		if err := limit(c.spec(), end, c.view().State.Pid, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
