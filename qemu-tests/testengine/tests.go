@@ -23,7 +23,7 @@ func testsScript(conn *notify.Conn) error {
 	defer cancel()
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	without, _ := boot.Param(string(cmdline), "test.without")
-	modules := append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard", "dummy", "macvlan", "ipvlan")
+	modules := append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard", "dummy", "macvlan", "ipvlan", "sch_tbf")
 	_, err := boot.LoadModules(slices.DeleteFunc(modules, func(m string) bool {
 		return slices.ContainsFunc(strings.Split(without, ","), func(w string) bool { return w != "" && strings.HasPrefix(m, w) })
 	}))

@@ -175,7 +175,7 @@ func buildTests(ctx context.Context, dir string, kernel Kernel, packages []strin
 
 // TestModules are what tests of file systems and links need beside what coble loads itself.
 func TestModules() []string {
-	return append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard", "dummy", "macvlan", "ipvlan")
+	return append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard", "dummy", "macvlan", "ipvlan", "sch_tbf")
 }
 
 // hostTools adds programs of this machine, with their libraries, where the machine to be is of the same kind; elsewhere the
