@@ -3,7 +3,6 @@ package nft
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/google/nftables"
@@ -42,15 +41,14 @@ func uncounted(err error) error {
 
 // countTable is one family's.
 type countTable struct {
-	batch
+	*nftables.Table
 	ports *nftables.Set
 }
 
-func (c *Counts) table(conn *nftables.Conn, f nftables.TableFamily) *countTable {
-	t := &countTable{batch: batch{Conn: conn, family: f, t: &nftables.Table{Name: c.name, Family: f}}}
-	key := nftables.MustConcatSetType(nftables.TypeInetProto, t.addrType(), nftables.TypeInetService)
-	t.ports = &nftables.Set{Table: t.t, Name: "ports", KeyType: key, Concatenation: true, Counter: true}
-	return t
+func (c *Counts) table(f nftables.TableFamily) countTable {
+	t := &nftables.Table{Name: c.name, Family: f}
+	key := nftables.MustConcatSetType(nftables.TypeInetProto, addrType(f), nftables.TypeInetService)
+	return countTable{t, &nftables.Set{Table: t, Name: "ports", KeyType: key, Concatenation: true, Counter: true}}
 }
 
 // countKey is pure: what a port's packets have in them inside of the host.
@@ -82,7 +80,7 @@ func (c *Counts) Set(ports []Port) error {
 	c.none = false
 	change := false
 	for _, f := range bothFamilies {
-		changed, err := c.table(conn, f).set(keysOf(ports, f))
+		changed, err := c.table(f).set(conn, keysOf(ports, f))
 		if err != nil {
 			return fmt.Errorf("write nftables table %s: %w", c.name, uncounted(err))
 		}
@@ -98,57 +96,54 @@ func (c *Counts) Set(ports []Port) error {
 }
 
 // set puts into the connection what makes the table one of these keys, and tells whether that is anything.
-func (t *countTable) set(wanted map[string]bool) (changed bool, err error) {
-	chains, err := chainNames(t.Conn, t.family, t.t.Name)
+func (t countTable) set(conn *nftables.Conn, wanted map[string]bool) (changed bool, err error) {
+	chains, err := chainNames(conn, t.Family, t.Name)
 	if err != nil {
 		return false, err
 	}
 	var have map[string]Count
-	there := slices.Contains(chains, countMark)
 	switch {
 	case len(wanted) == 0 && len(chains) == 0:
 		return false, nil
-	case len(wanted) > 0 && there:
-		if have, err = t.read(); err != nil {
+	case len(wanted) > 0 && slices.Contains(chains, countMark):
+		if have, err = t.read(conn); err != nil {
 			return false, err
 		}
 	default: // there may be one of another version
-		t.AddTable(t.t)
-		t.DelTable(t.t)
+		conn.AddTable(t.Table)
+		conn.DelTable(t.Table)
 		if len(wanted) == 0 {
 			return true, nil
 		}
-		if err := t.make(); err != nil {
+		if err := t.make(conn); err != nil {
 			return true, err
 		}
 	}
 	var more, less []nftables.SetElement
-	for _, key := range slices.Sorted(maps.Keys(wanted)) {
+	for key := range wanted {
 		if _, counted := have[key]; !counted {
 			more = append(more, nftables.SetElement{Key: []byte(key)})
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(have)) {
+	for key := range have {
 		if !wanted[key] {
 			less = append(less, nftables.SetElement{Key: []byte(key)})
 		}
 	}
-	for _, do := range []struct {
-		f    func(*nftables.Set, []nftables.SetElement) error
-		what []nftables.SetElement
-	}{{t.SetDeleteElements, less}, {t.SetAddElements, more}} {
-		for part := range slices.Chunk(do.what, 1000) { // a message's list is 64 KiB at most
-			if err := do.f(t.ports, part); err != nil {
-				return true, err
-			}
-		}
+	changed = len(more)+len(less) > 0
+	const most = 1000 // a message's list is 64 KiB at most
+	for ; len(less) > 0 && err == nil; less = less[min(most, len(less)):] {
+		err = conn.SetDeleteElements(t.ports, less[:min(most, len(less))])
 	}
-	return len(more)+len(less) > 0, nil
+	for ; len(more) > 0 && err == nil; more = more[min(most, len(more)):] {
+		err = conn.SetAddElements(t.ports, more[:min(most, len(more))])
+	}
+	return changed, err
 }
 
 // read returns the counts by key.
-func (t *countTable) read() (map[string]Count, error) {
-	list, err := t.GetSetElements(t.ports)
+func (t countTable) read(conn *nftables.Conn) (map[string]Count, error) {
+	list, err := conn.GetSetElements(t.ports)
 	if err != nil {
 		return nil, err
 	}
@@ -171,24 +166,26 @@ func (t *countTable) read() (map[string]Count, error) {
 //	chain out { type filter hook output priority filter; likewise }
 //
 // What comes in has been through dstnat by then, answers of containers come in too, and what is the host's own goes out.
-func (t *countTable) make() error {
-	t.AddTable(t.t)
-	if err := t.AddSet(t.ports, nil); err != nil {
+func (t countTable) make(conn *nftables.Conn) error {
+	conn.AddTable(t.Table)
+	if err := conn.AddSet(t.ports, nil); err != nil {
 		return err
 	}
-	t.AddChain(&nftables.Chain{Table: t.t, Name: countMark})
-	in := t.chain("in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityFilter)
-	out := t.chain("out", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter)
-	size := t.addrType().Bytes
-	source, destination := t.offsets()
-	for _, c := range []*nftables.Chain{in, out} {
+	conn.AddChain(&nftables.Chain{Table: t.Table, Name: countMark})
+	size := addrType(t.Family).Bytes
+	source, destination := offsets(t.Family)
+	for name, hook := range []*nftables.ChainHook{nftables.ChainHookPrerouting, nftables.ChainHookOutput} {
+		c := conn.AddChain(&nftables.Chain{
+			Table: t.Table, Name: [2]string{"in", "out"}[name], Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+		})
 		for port, addr := range []uint32{source, destination} { // each 2 bytes from the transport header on
-			t.rule(c, dnatted(), []expr.Any{
+			conn.AddRule(&nftables.Rule{Table: t.Table, Chain: c, Exprs: append(
+				dnatted(),
 				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0},
 				&expr.Payload{DestRegister: reg0 + 1, Base: expr.PayloadBaseNetworkHeader, Offset: addr, Len: size},
 				&expr.Payload{DestRegister: reg0 + 1 + size/4, Base: expr.PayloadBaseTransportHeader, Offset: uint32(2 * port), Len: 2},
 				&expr.Lookup{SourceRegister: reg0, SetName: t.ports.Name, SetID: t.ports.ID},
-			})
+			)})
 		}
 	}
 	return nil
@@ -205,7 +202,7 @@ func (c *Counts) Read(ports []Port) ([]Count, error) {
 		if len(keysOf(ports, f)) == 0 {
 			continue
 		}
-		have, err := c.table(conn, f).read()
+		have, err := c.table(f).read(conn)
 		if err != nil {
 			return nil, fmt.Errorf("read nftables table %s: %w", c.name, uncounted(err))
 		}

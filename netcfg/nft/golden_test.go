@@ -160,8 +160,8 @@ func TestGolden(t *testing.T) {
 	t.Run("counts", func(t *testing.T) {
 		golden(t, "counts", sent(t, func(conn *nftables.Conn) error {
 			for _, f := range bothFamilies {
-				table := NewCounts("coble").table(conn, f)
-				if err := table.make(); err != nil {
+				table := NewCounts("coble").table(f)
+				if err := table.make(conn); err != nil {
 					return err
 				}
 				for key := range keysOf(append(many[:1:1], port("udp", "", 53, "[fd00:9::2]:53", lan)), f) {

@@ -423,8 +423,10 @@ func padName(name string) []byte {
 }
 
 // offsets are those of the source and the destination address in the network header (RFC 791, RFC 8200).
-func (b *batch) offsets() (source, destination uint32) {
-	if b.six() {
+func (b *batch) offsets() (source, destination uint32) { return offsets(b.family) }
+
+func offsets(f nftables.TableFamily) (source, destination uint32) {
+	if f == nftables.TableFamilyIPv6 {
 		return 8, 24
 	}
 	return 12, 16

@@ -61,8 +61,10 @@ func (b *batch) keyTypes() (anyKey, addrKey, target nftables.SetDatatype, err er
 	return anyKey, addrKey, target, errors.Join(err1, err2, err3)
 }
 
-func (b *batch) addrType() nftables.SetDatatype {
-	if b.six() {
+func (b *batch) addrType() nftables.SetDatatype { return addrType(b.family) }
+
+func addrType(f nftables.TableFamily) nftables.SetDatatype {
+	if f == nftables.TableFamilyIPv6 {
 		return nftables.TypeIP6Addr
 	}
 	return nftables.TypeIPAddr

@@ -14,7 +14,7 @@ import (
 
 // netting is a running container's part of the networks.
 type netting struct {
-	View
+	view   View
 	ends   []store.End
 	ports  []netcfg.Port
 	counts []netcfg.Count // of ports
@@ -40,8 +40,8 @@ func (e *Engine) NetView() (netview.View, error) {
 			part.Link = a.Parent
 		}
 		for _, c := range all {
-			if n.Name == networks.Host && c.Host.NetworkMode.IsHost() {
-				part.Members = append(part.Members, &netview.Member{ID: c.ID, Name: c.Name})
+			if n.Name == networks.Host && c.view.Host.NetworkMode.IsHost() {
+				part.Members = append(part.Members, &netview.Member{ID: c.view.ID, Name: c.view.Name})
 			}
 			for _, end := range c.ends {
 				if end.Network == n.ID {
@@ -59,11 +59,11 @@ func (e *Engine) nettings(v *netview.View) (all []*netting, err error) {
 	where := e.newPlaces()
 	var ports []netcfg.Port
 	for _, c := range e.all() {
-		n := &netting{View: c.view(), ends: c.ends()}
-		if !isRunning(n.State) {
+		n := &netting{view: c.view(), ends: c.ends()}
+		if !isRunning(n.view.State) {
 			continue
 		}
-		if n.ports, err = e.portTargets(n.View, n.ends, where); err != nil {
+		if n.ports, err = e.portTargets(n.view, n.ends, where); err != nil {
 			return nil, err
 		}
 		ports = append(ports, n.ports...)
@@ -77,14 +77,13 @@ func (e *Engine) nettings(v *netview.View) (all []*netting, err error) {
 	for _, n := range all {
 		n.counts, counts = counts[:len(n.ports)], counts[len(n.ports):]
 	}
-	slices.SortFunc(all, func(a, b *netting) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(all, func(a, b *netting) int { return strings.Compare(a.view.Name, b.view.Name) })
 	return all, nil
 }
 
 // member is pure: a container's place in one network.
 func (n *netting) member(end store.End) *netview.Member {
-	m := &netview.Member{ID: n.ID, Name: n.Name, HostLink: end.HostIf, Link: end.IfName, Addresses: texts(end.V4.Addr(), end.V6.Addr())}
-	known := map[string]*netview.Port{} // IPv4 and IPv6 are one port
+	m := &netview.Member{ID: n.view.ID, Name: n.view.Name, HostLink: end.HostIf, Link: end.IfName, Addresses: texts(end.V4.Addr(), end.V6.Addr())}
 	for i, p := range n.ports {
 		if to := p.To.Addr(); to != end.V4.Addr() && to != end.V6.Addr() {
 			continue
@@ -93,10 +92,14 @@ func (n *netting) member(end store.End) *netview.Member {
 		if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
 			at = netip.AddrPortFrom(p.HostIP, p.HostPort).String()
 		}
-		out := known[at+p.Proto]
+		var out *netview.Port
+		for _, other := range m.Ports { // IPv4 and IPv6 are one port
+			if other.At == at && other.Proto == p.Proto {
+				out = other
+			}
+		}
 		if out == nil {
 			out = &netview.Port{At: at, To: p.To.Port(), Proto: p.Proto, Except: p.Listen.Except, From: slices.Concat(p.Listen.Links, texts(p.Listen.Addrs...))}
-			known[at+p.Proto] = out
 			m.Ports = append(m.Ports, out)
 		}
 		c := n.counts[i]
