@@ -5,6 +5,7 @@ package configs
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"sort"
@@ -86,40 +87,41 @@ type Image struct {
 
 // Container is started at boot.
 type Container struct {
-	Image      string            `toml:"image"`
-	Entrypoint []string          `toml:"entrypoint"`
-	Command    []string          `toml:"command"`
-	Env        map[string]string `toml:"env"`
-	Labels     map[string]string `toml:"labels"`
-	Mounts     []string          `toml:"mounts"`  // host:container[:ro]
-	Tmpfs      []string          `toml:"tmpfs"`   // path[:options]
-	Ports      []string          `toml:"ports"`   // [ip:]host:container[/tcp|/udp]
-	Listen     Listen            `toml:"listen"`  // where its ports are reached from; empty: as the file says for all
-	Network    string            `toml:"network"` // bridge (default), host, none
-	Hostname   string            `toml:"hostname"`
-	WorkingDir string            `toml:"working_dir"`
-	User       string            `toml:"user"`
-	Memory     Size              `toml:"memory"`
-	Disk       Size              `toml:"disk"` // what it may write into its own layer; 0: no limit
-	CPUs       float64           `toml:"cpus"` // of one processor
-	Pids       int64             `toml:"pids"`
+	Image       string            `toml:"image"`
+	Entrypoint  []string          `toml:"entrypoint"`
+	Command     []string          `toml:"command"`
+	Env         map[string]string `toml:"env"`
+	Labels      map[string]string `toml:"labels"`
+	Mounts      []string          `toml:"mounts"`  // host:container[:ro]
+	Tmpfs       []string          `toml:"tmpfs"`   // path[:options]
+	Ports       []string          `toml:"ports"`   // [ip:]host:container[/tcp|/udp]
+	Listen      Listen            `toml:"listen"`  // where its ports are reached from; empty: as the file says for all
+	Network     string            `toml:"network"` // bridge (default), host, none
+	Hostname    string            `toml:"hostname"`
+	WorkingDir  string            `toml:"working_dir"`
+	User        string            `toml:"user"`
+	Memory      Size              `toml:"memory"`
+	Disk        Size              `toml:"disk"` // what it may write into its own layer; 0: no limit
+	CPUs        float64           `toml:"cpus"` // of one processor
+	Pids        int64             `toml:"pids"`
+	CapAdd      []string          `toml:"cap_add"`
+	CapDrop     []string          `toml:"cap_drop"`
+	ReadOnly    bool              `toml:"read_only"`
+	Init        bool              `toml:"init"`
+	Privileged  bool              `toml:"privileged"`
+	Devices     []string          `toml:"devices"` // host[:container[:rwm]]
+	Sysctls     map[string]string `toml:"sysctls"`
+	Ulimits     map[string]string `toml:"ulimits"` // soft[:hard]
+	ShmSize     Size              `toml:"shm_size"`
+	Restart     string            `toml:"restart"` // no, always, on-failure[:n], unless-stopped; default always
+	After       []string          `toml:"after"`   // containers that are started before this one
+	Needs       string            `toml:"needs"`   // "network" or a link: it is started when that is there
+	StopSignal  string            `toml:"stop_signal"`
+	StopSeconds *int              `toml:"stop_seconds"`
+
 	// What it receives and sends on each of its links at most; 0: no limit.
-	BandwidthIn  Rate              `toml:"bandwidth_in"`
-	BandwidthOut Rate              `toml:"bandwidth_out"`
-	CapAdd       []string          `toml:"cap_add"`
-	CapDrop      []string          `toml:"cap_drop"`
-	ReadOnly     bool              `toml:"read_only"`
-	Init         bool              `toml:"init"`
-	Privileged   bool              `toml:"privileged"`
-	Devices      []string          `toml:"devices"` // host[:container[:rwm]]
-	Sysctls      map[string]string `toml:"sysctls"`
-	Ulimits      map[string]string `toml:"ulimits"` // soft[:hard]
-	ShmSize      Size              `toml:"shm_size"`
-	Restart      string            `toml:"restart"` // no, always, on-failure[:n], unless-stopped; default always
-	After        []string          `toml:"after"`   // containers that are started before this one
-	Needs        string            `toml:"needs"`   // "network" or a link: it is started when that is there
-	StopSignal   string            `toml:"stop_signal"`
-	StopSeconds  *int              `toml:"stop_seconds"`
+	BandwidthIn  Rate `toml:"bandwidth_in"`
+	BandwidthOut Rate `toml:"bandwidth_out"`
 }
 
 // Size is a number of bytes, written as 512, "64KiB", "32MiB" or "1g".
@@ -149,13 +151,18 @@ func (r *Rate) UnmarshalText(b []byte) (err error) {
 
 // ParseRate reads a rate; "0" is none.
 func ParseRate(s string) (Rate, error) {
-	number := strings.TrimRight(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz")
-	factor := map[string]float64{"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}[strings.ToLower(s[len(number):])]
+	number := strings.TrimRight(s, "bitkmgBITKMG")
 	n, err := strconv.ParseFloat(number, 64)
+	factor := 0.0
+	for i, unit := range []string{"bit", "kbit", "mbit", "gbit"} {
+		if strings.EqualFold(s[len(number):], unit) {
+			factor = []float64{1, 1e3, 1e6, 1e9}[i]
+		}
+	}
 	switch {
 	case s == "0":
 		return 0, nil
-	case err != nil || factor == 0 || n < 0:
+	case err != nil || factor == 0 || math.IsNaN(n):
 		return 0, fmt.Errorf("%q is not a rate: write it as \"10mbit\", with bit, kbit, mbit or gbit per second", s)
 	case n*factor < MinRate || n*factor > 1e12:
 		return 0, fmt.Errorf("%q is no rate that can be kept: at least 8kbit, at most 1000gbit", s)

@@ -172,7 +172,7 @@ func TestRate(t *testing.T) {
 		require.NoError(t, err, text)
 		require.Equal(t, want, r, text)
 	}
-	for _, text := range []string{"", "10", "10m", "mbit", "-1mbit", "1 mbit x", "10kibit", "10MB", "nanbit", "infbit", "1e99gbit", "10mbit/s", "é"} {
+	for _, text := range []string{"", "10", "10m", "mbit", "-1mbit", "1 mbit x", "10kibit", "10MB", "nanbit", "infbit", "1e99gbit", "10mbit/s", "é", "İİİ", "1\u212abit"} {
 		_, err := ParseRate(text)
 		require.Error(t, err, text)
 	}
