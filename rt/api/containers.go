@@ -14,7 +14,6 @@ import (
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/request"
-	"github.com/coble-os/coble/rt/store"
 )
 
 func (s *Server) containerRoutes() {
@@ -56,7 +55,7 @@ func (s *Server) byName(job string) handler {
 func (s *Server) createContainer(w http.ResponseWriter, r *http.Request) error {
 	var req struct {
 		container.CreateRequest
-		Bandwidth store.Bandwidth // coble's own
+		Bandwidth engine.Bandwidth // coble's own
 	}
 	if err := decode(r, &req); err != nil {
 		return err

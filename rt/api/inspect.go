@@ -20,7 +20,6 @@ import (
 
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/networks"
-	"github.com/coble-os/coble/rt/store"
 )
 
 func replyBody(w http.ResponseWriter, v any) error {
@@ -49,7 +48,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *http.Request) error 
 	}
 	return reply(w, http.StatusOK, struct {
 		container.InspectResponse
-		Bandwidth store.Bandwidth `json:",omitzero"` // coble's own
+		Bandwidth engine.Bandwidth `json:",omitzero"` // coble's own
 	}{resp, v.Bandwidth})
 }
 

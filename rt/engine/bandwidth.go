@@ -9,6 +9,9 @@ import (
 	"github.com/coble-os/coble/rt/store"
 )
 
+// Bandwidth is that of a container's record, for those who do not know of records.
+type Bandwidth = store.Bandwidth
+
 // limit makes b what one link of a container may do.
 func limit(spec store.Spec, end store.End, pid int, b store.Bandwidth) error {
 	err := withModules(netcfg.ShaperModules, func() error { return netcfg.Limit(end.HostIf, pid, end.IfName, netcfg.Bandwidth(b)) })
