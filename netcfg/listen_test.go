@@ -64,7 +64,7 @@ func setDefaultThrough(link netlink.Link, gateway netip.Addr) error {
 // reaches asks a few times, since a link takes a moment to carry.
 func reaches(t *testing.T, pid int, to string) error {
 	var err error
-	for range 4 {
+	for range 10 {
 		if err = dialFrom(t, pid, to); err == nil {
 			return nil
 		}

@@ -73,7 +73,7 @@ func (c *Counts) Set(ports []Port) error {
 	if len(ports) == 0 && c.none {
 		return nil
 	}
-	conn, err := nftables.New()
+	conn, err := nftables.New(nftables.WithSockOptions(room))
 	if err != nil {
 		return fmt.Errorf("reach nftables: %w", err)
 	}

@@ -46,7 +46,7 @@ func networkings() []mutant {
 		in("and are kept apart again", "bridge.go", "if apart[want.Bridge] {", "if false {", "TestVanished"),
 		{"net: a link that was removed is made anew", "rt/engine/network.go", "\te.replug(e.net.Missing())\n", "", "./rt/daemon", "TestVanishedLinks"},
 		{"net: two engines do not share a subnet", "rt/engine/network.go", "\te.settled.Do(e.settleDefault)\n", "", "./rt/daemon", "TestTwoEngines"},
-		in("what has changed elsewhere begins no count anew", "nft/counts.go", "case len(wanted) > 0 && there:", "case len(wanted) < 0 && there:", "TestCounts"),
+		in("what has changed elsewhere begins no count anew", "nft/counts.go", "case len(wanted) > 0 && slices", "case len(wanted) < 0 && slices", "TestCounts"),
 		in("answers are counted too", "nft/counts.go", "for port, addr := range []uint32{source, destination} {", "for port, addr := range map[int]uint32{1: destination + 0*source} {", "TestCounts"),
 		in("a port that is published no more is not counted on", "nft/counts.go", "if !wanted[key] {", "if false {", "TestCounts"),
 		{"net: what a proxy carries is counted", "netcfg/proxy/tcp.go", "count.Add(uint64(n))", "_ = n", "./netcfg/proxy", "TestTCP"},
