@@ -162,27 +162,28 @@ func InMounts(t testing.TB, ms []driver.Mount, fn func(root string)) {
 	require.NoError(t, err)
 	defer release()
 	root := t.TempDir()
-	done := make(chan error, 1)
-	go func() { done <- private(ready, root, fn) }()
-	require.NoError(t, <-done)
+	require.NoError(t, elsewhere(func() error { return private(ready, root, fn) }))
 }
 
-func private(ms []driver.Mount, root string, fn func(string)) (err error) {
+// elsewhere runs f in a goroutine of its own, which ends where a check of
+// package require fails.
+func elsewhere(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("a check inside the mount failed")
+		defer func() { done <- err }()
+		err = f()
+	}()
+	return <-done
+}
+
+func private(ms []driver.Mount, root string, fn func(string)) error {
 	runtime.LockOSThread() // never unlocked: the thread and its namespace end here
 	if unix.Gettid() == unix.Getpid() {
 		// The main thread would outlive the goroutine: leave it alone.
-		again := make(chan error, 1)
-		go func() { again <- private(ms, root, fn) }()
-		err := <-again
-		runtime.UnlockOSThread()
-		return err
+		defer runtime.UnlockOSThread()
+		return elsewhere(func() error { return private(ms, root, fn) })
 	}
-	finished := false
-	defer func() {
-		if !finished && err == nil {
-			err = errors.New("a check inside the mount failed")
-		}
-	}()
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 		return err
 	}
@@ -196,7 +197,6 @@ func private(ms []driver.Mount, root string, fn func(string)) (err error) {
 	}
 	defer unix.Unmount(root, unix.MNT_DETACH)
 	fn(root)
-	finished = true
 	return nil
 }
 
