@@ -15,6 +15,7 @@ func drivers() []mutant {
 		in("a btrfs layer is read-only", "btrfs", "btrfs.go", "if err := seal(d.Layer(id)); err != nil {", "if err := error(nil); err != nil {", "TestLayersAreReadOnly"),
 		in("subvolumes that a container made go with it", "btrfs", "drop.go", "if err != unix.ENOTEMPTY {", "if true {", "TestSubvolumesOfContainersGo"),
 		in("what did not fit on btrfs takes no space afterwards", "btrfs", "btrfs.go", "return d.reclaim(id)", "_ = id\n\treturn nil", conformance+"/full_disk"),
+		in("a destroyed subvolume's removal is driven", "btrfs", "drop.go", "if err := commit(int(f.Fd())); err != nil {", "if err := error(nil); err != nil {", conformance+"/full_disk"),
 		in("a limit that btrfs does not keep is refused", "btrfs", "btrfs.go", "if err == quotaIsOff {", "if err == quotaIsOff {\n\t\treturn nil", "TestLimit"),
 		in("a top of metacopy or redirect_dir is refused", "overlay", "changes.go", "if err := refuseForeign(upper, path, st); err != nil {", "if err := refuseForeign(upper, path, st); false {", "TestForeignTops"),
 		in("metacopy, redirect_dir and index are off by name", "overlay", "overlay.go", "b.WriteString(plainTops)", `b.WriteString("")`, "TestForeignTops"),
@@ -48,7 +49,14 @@ func drivers() []mutant {
 		thin("a volume has a name on btrfs", "devmapper.go", "return volume{d, n, false}, blob.SyncDir(temp)", "return volume{d, n, false}, nil", "TestDurable"),
 		thin("a container on a volume has its name", "devmapper.go", "\treturn d.Commit(temp, d.Top(id))", "\treturn d.Place(temp, d.Top(id))", "TestDurable"),
 		thin("a layer on a volume has its name", "devmapper.go", "return st, d.Commit(temp, d.Layer(id))", "return st, d.Place(temp, d.Layer(id))", "TestDurable"),
-		thin("a layer is sealed before it has its name", "devmapper.go", "return st, seal(mnt, node)", "return st, nil", "TestSealed"),
+		thin("a layer is sealed before it has its name", "devmapper.go", "return st, seal(mnt)", "return st, nil", "TestSealed"),
+		thin("a layer that could not be written is none", "volume.go", "if err := unix.Syncfs(int(dir.Fd())); err != nil {", "if err := error(nil); err != nil {", "TestLayerNotWritten"),
+		thin("a layer's file system needs no journal", "volume.go", "err = unix.FsconfigReconfigure(ctx)", "err = nil", "TestSealed"),
+		thin("a limit is written", "devmapper.go", "return unix.Syncfs(int(f.Fd()))", "return nil", "TestDurable"),
+		thin("a pool's base is recorded", "backing.go", "return blob.Publish(f.Name(), recordPath(root))", "return os.Rename(f.Name(), recordPath(root))", "TestPoolIsDurable"),
+		{"devmapper: a device's pool is recorded", "layers/driver/devmapper/backing.go", "return blob.Publish(f.Name(), recordPath(root))", "return os.Rename(f.Name(), recordPath(root))", "./layers/driver/devmapper", "TestDeviceIsTakenDurably"},
+		{"devmapper: a pool's record has its content", "layers/driver/devmapper/backing.go", "if err := f.Sync(); err != nil {\n\t\treturn fmt.Errorf(\"sync record", "if err := error(nil); err != nil {\n\t\treturn fmt.Errorf(\"sync record", "./layers/driver/devmapper", "TestDeviceIsTakenDurably"},
+		{"devmapper: a device is marked as taken", "layers/driver/devmapper/backing.go", "if err := f.Sync(); err != nil {\n\t\treturn fmt.Errorf(\"write", "if err := error(nil); err != nil {\n\t\treturn fmt.Errorf(\"write", "./layers/driver/devmapper", "TestDeviceIsTakenDurably"},
 		{"request: a limit that is asked for is a limit", "rt/engine/create.go", "image.ID(spec.ImageID), limit)", "image.ID(spec.ImageID), 0*limit)", "./rt/daemon", "TestDiskLimitNeedsQuotas"},
 	}
 }

@@ -119,7 +119,9 @@ func (p pool) prepare(root string) error {
 	if p.Device != "" {
 		return p.takeDevice()
 	}
-	// All blocks of the metadata: a pool that can't write it is lost.
+	// All blocks of the metadata: a pool that can't write it is lost. Nothing
+	// is synced: the pool's first commit does that for both files, and the
+	// record's with its base for their names.
 	for _, f := range []struct {
 		name   string
 		size   int64
@@ -129,7 +131,7 @@ func (p pool) prepare(root string) error {
 			return fmt.Errorf("make file of thin pool: %w", blob.NoSpace(err))
 		}
 	}
-	return blob.SyncDir(root)
+	return nil
 }
 
 func makeFile(path string, size int64, blocks bool) error {
@@ -145,11 +147,9 @@ func makeFile(path string, size int64, blocks bool) error {
 		return err
 	}
 	if blocks {
-		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
-			return err
-		}
+		return unix.Fallocate(int(f.Fd()), 0, 0, size)
 	}
-	return f.Sync()
+	return nil
 }
 
 // header is what a block device begins with that has a pool.
@@ -171,7 +171,8 @@ func (p pool) takeDevice() error {
 	if rest := bytes.TrimPrefix(first, p.header()); len(bytes.Trim(rest, "\x00")) > 0 {
 		return fmt.Errorf("something is on %s already; if nobody needs it, empty its beginning: dd if=/dev/zero of=%s bs=1M count=1", p.Device, p.Device)
 	}
-	// The kernel makes a new pool where the metadata begins with zeros.
+	// The kernel makes a new pool where the metadata begins with zeros. It reads
+	// them from the disk, not from the node's cache.
 	for _, w := range []struct {
 		at   int64
 		data []byte
@@ -179,9 +180,9 @@ func (p pool) takeDevice() error {
 		if _, err := f.WriteAt(w.data, w.at); err != nil {
 			return fmt.Errorf("write %s: %w", p.Device, err)
 		}
-		if err := f.Sync(); err != nil {
-			return fmt.Errorf("write %s: %w", p.Device, err)
-		}
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", p.Device, err)
 	}
 	return nil
 }

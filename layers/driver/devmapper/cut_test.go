@@ -148,16 +148,28 @@ func TestDurable(t *testing.T) {
 				d, err := Open(root, "")
 				return closing{d}, err
 			}, func(c *drivertest.Cuts, d driver.Driver) {
-				require.NoError(t, d.Create("small", []string{"1"}, 8<<20))
-				c.Answered("limit", func(t *testing.T, dir string) {
-					d, err := Open(dir+"/drv", "")
-					require.NoError(t, err)
-					defer closing{d}.Close()
-					drivertest.InTop(t, d, "small", []string{"1"}, func(root string) {
-						require.ErrorIs(t, os.WriteFile(root+"/big", make([]byte, 9<<20), 0o600), unix.ENOSPC)
+				limited := func(id string) {
+					c.Answered("limit of "+id, func(t *testing.T, dir string) {
+						d, err := Open(dir+"/drv", "")
+						require.NoError(t, err)
+						defer closing{d}.Close()
+						drivertest.InTop(t, d, id, []string{"1"}, func(root string) {
+							require.ErrorIs(t, os.WriteFile(root+"/big", make([]byte, 9<<20), 0o600), unix.ENOSPC)
+						})
 					})
-				})
-				temp, v, err := d.(closing).begin("half", nil)
+				}
+				require.NoError(t, d.Create("small", []string{"1"}, 8<<20))
+				limited("small")
+				dm := d.(closing)
+				held, w, err := dm.begin("held", []string{"1"}, point)
+				require.NoError(t, err)
+				other, err := w.Mount() // as a child that was just born has it for a moment: no unmounting writes
+				require.NoError(t, err)
+				require.NoError(t, w.limit(8<<20))
+				require.NoError(t, dm.Commit(held, dm.Top("held")))
+				limited("held")
+				require.NoError(t, other.Close())
+				temp, v, err := dm.begin("half", nil)
 				require.NoError(t, err)
 				c.Answered("volume", func(t *testing.T, dir string) {
 					n, err := number(dir + strings.TrimPrefix(temp, c.Dir))

@@ -45,7 +45,7 @@
 //  4. The layer is unpacked, and the file system made read-only: with that it
 //     is written out whole and without need of its journal, and its last
 //     write is a flush, with which the pool commits its mappings (data before
-//     metadata, Linux 5.5). A last flush comes after it.
+//     metadata, Linux 5.5).
 //  5. The folder is renamed to its lasting name, and that is synced. Only now
 //     does the layer exist.
 //
@@ -257,7 +257,7 @@ func (v volume) unpack(ctx context.Context, tar io.Reader, l archive.Limits) (st
 	if err = whole.Merge(changes, path(mnt, tree)); err != nil {
 		return st, err
 	}
-	return st, seal(mnt, node)
+	return st, seal(mnt)
 }
 
 // Create implements driver.Driver.
@@ -306,7 +306,7 @@ func (v volume) limit(bytes int64) error {
 			return err
 		}
 	}
-	return unix.Syncfs(int(f.Fd()))
+	return unix.Syncfs(int(f.Fd())) // unmounting writes as well, but maybe later
 }
 
 // Mounts implements driver.Driver.

@@ -158,7 +158,7 @@ func (v volume) format() (fs string, err error) {
 	if err := os.Mkdir(path(mnt, tree), 0o755); err != nil {
 		return "", blob.NoSpace(err)
 	}
-	return fs, seal(mnt, node)
+	return fs, seal(mnt)
 }
 
 // status asks the pool.

@@ -232,10 +232,11 @@ func mount(node *os.File, fs string, readonly bool) (*os.File, error) {
 }
 
 // seal writes everything out and makes the file system read-only, so that it
-// needs its journal no more. Who still has a file of it open, as a child that
-// was just born may for a moment, can't write to it. Then the device's cache
-// is flushed, with which the pool commits what it knows of the volume.
-func seal(mnt, node *os.File) error {
+// needs its journal no more: its last write is a flush, with which the pool
+// commits what it knows of the volume. Who still has a file of it open, as a
+// child that was just born may for a moment, can't write to it. The second step
+// would write everything too, but does not say if that failed.
+func seal(mnt *os.File) error {
 	dir, err := inside(mnt, ".")
 	if err != nil {
 		return err
@@ -254,9 +255,6 @@ func seal(mnt, node *os.File) error {
 	}
 	if err != nil {
 		return fmt.Errorf("make volume read-only: %w", err)
-	}
-	if err := node.Sync(); err != nil {
-		return fmt.Errorf("flush volume: %w", err)
 	}
 	return nil
 }
