@@ -136,7 +136,8 @@ func (c *Cuts) Check() {
 				return exec.Command("mount", "-t", kindOf(c.fs.mkfs), "-o", strings.Trim("loop,"+c.fs.again, ","), k.file, dir).CombinedOutput()
 			}
 			out, err := mount()
-			if bytes.Contains(bytes.ToLower(out), []byte(unix.EEXIST.Error())) {
+			for end := time.Now().Add(20 * time.Second); bytes.Contains(bytes.ToLower(out), []byte(unix.EEXIST.Error())) && time.Now().Before(end); {
+				time.Sleep(20 * time.Millisecond) // what was below a pool may be about to go
 				require.NoError(t, forgetBtrfs())
 				out, err = mount()
 			}
