@@ -31,8 +31,7 @@ func pair(t *testing.T, pid int, addr string) (host, inside net.Conn) {
 // speed is how many bits per second get from one end of a connection to the other, without headers, once it is under way.
 func speed(t *testing.T, from, to net.Conn) float64 {
 	t.Helper()
-	end := time.Now().Add(2500 * time.Millisecond)
-	from.SetWriteDeadline(end)
+	from.SetWriteDeadline(time.Now().Add(1700 * time.Millisecond))
 	go func() {
 		b := make([]byte, 1<<16)
 		for {
@@ -41,10 +40,10 @@ func speed(t *testing.T, from, to net.Conn) float64 {
 			}
 		}
 	}()
-	to.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	to.SetReadDeadline(time.Now().Add(400 * time.Millisecond))
 	io.Copy(io.Discard, to)
 	start := time.Now()
-	to.SetReadDeadline(start.Add(2 * time.Second))
+	to.SetReadDeadline(start.Add(1200 * time.Millisecond))
 	n, _ := io.Copy(io.Discard, to)
 	return 8 * float64(n) / time.Since(start).Seconds()
 }
