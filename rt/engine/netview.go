@@ -107,6 +107,7 @@ func (n *netting) member(end store.End) *netview.Member {
 		out.Bytes += c.Bytes
 		out.Connections += c.Connections
 	}
+	slices.SortFunc(m.Ports, func(a, b *netview.Port) int { return strings.Compare(a.At, b.At) })
 	return m
 }
 
