@@ -43,10 +43,30 @@ func TestKernelWithout(t *testing.T) {
 		require.ErrorContains(t, err, "the kernel has no veth (CONFIG_VETH; is the module veth loaded?)")
 		return
 	}
-	container(t, h, n, "tv1", "10.99.0.2/24")
-	require.NoError(t, h.Set(Config{Networks: []Network{n}, Links: map[string]Link{"tv1": {Bridge: "tbr0"}}, Ports: []Port{port("", 8080, "10.99.0.2:80")}}))
+	pid := container(t, h, n, "tv1", "10.99.0.2/24")
+	ports := []Port{port("", 8080, "10.99.0.2:80")}
+	require.NoError(t, h.Set(Config{Networks: []Network{n}, Links: map[string]Link{"tv1": {Bridge: "tbr0"}}, Ports: ports}))
 	_, err = dial("127.0.0.1:8080")
 	require.NoError(t, err)
+	switch without {
+	case "sch_tbf":
+		require.NoError(t, Limit("tv1", pid, "eth0", Bandwidth{}))
+		for _, b := range []Bandwidth{{In: 1e6}, {Out: 1e6}} {
+			err := Limit("tv1", pid, "eth0", b)
+			require.ErrorIs(t, err, ErrNoShaper)
+			require.ErrorContains(t, err, "CONFIG_NET_SCH_TBF")
+		}
+		return
+	case "nft_counter":
+		require.NoError(t, h.Lacks())
+		_, err := h.Counts(ports)
+		require.ErrorIs(t, err, nft.ErrNoCounters)
+		require.ErrorContains(t, err, "CONFIG_NFT_COUNTER")
+		return
+	}
+	counts, err := h.Counts(ports)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, counts[0].Connections)
 	require.ErrorIs(t, h.Lacks(), nft.ErrMissing)
 	require.ErrorContains(t, h.Lacks(), "NFT_NAT")
 	if without == "nf_tables" {

@@ -53,6 +53,7 @@ func networkings() []mutant {
 		in("a link sends no faster than it may", "shape.go", "if bits == 0 {", "if true {", "TestBandwidth"),
 		in("somebody else's queue is left alone", "shape.go", "Handle: shaper, Parent", "Handle: 0, Parent", "TestBandwidth"),
 		in("a limit that cannot be had is refused", "shape.go", "if hostIf == \"\" && b.In != 0 {", "if false {", "TestBandwidth"),
+		{"net: what limits bandwidth is loaded when it is needed", "rt/engine/attached.go", " && !errors.Is(err, netcfg.ErrNoShaper)", "", "./qemu-tests/tests", "TestShaperLoaded"},
 		{"net: limits are on links that come later", "rt/engine/network.go", "return limit(spec, end, pid, spec.Bandwidth)", "return nil", "./rt/daemon", "TestBandwidth"},
 		{"net: limits are changed on all links or on none", "rt/engine/bandwidth.go", "\t\tc.limitLinks(spec.Bandwidth)\n", "", "./rt/daemon", "TestBandwidth"},
 		in("links that nobody wants go", "netcfg.go", "if !link && !made {", "if !link && !made || true {", "TestPublishedPorts|TestWhoReachesWhom"),

@@ -75,10 +75,21 @@ func TestKernelsWithout(t *testing.T) {
 	t.Parallel()
 	for name, modules := range map[string][]string{
 		"nat": {"nft_nat", "nft_masq", "nft_chain_nat", "nft_redir"}, "nftables": {"nf_tables", "nft_"}, "veth": {"veth"}, "bridge": {"bridge", "nft_meta_bridge"},
+		"counters": {"nft_counter"}, "shaper": {"sch_tbf"},
 	} {
+		series := "6.12"
+		if name == "counters" { // later kernels have them in nf_tables
+			series = "5.10"
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			vm.RunWithout(t, vm.FetchKernelT(t, "amd64", "6.12"), 30*time.Second, "./netcfg", "TestKernelWithout", modules...)
+			vm.RunWithout(t, vm.FetchKernelT(t, "amd64", series), 30*time.Second, "./netcfg", "TestKernelWithout", modules...)
 		})
 	}
+}
+
+// TestShaperLoaded: what limits bandwidth is loaded when it is first needed.
+func TestShaperLoaded(t *testing.T) {
+	t.Parallel()
+	vm.RunWithout(t, vm.FetchKernelT(t, "amd64", "6.12"), 60*time.Second, "./rt/daemon", "TestBandwidth", "sch_tbf")
 }
