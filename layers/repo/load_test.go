@@ -18,6 +18,7 @@ import (
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 )
 
@@ -343,4 +344,23 @@ func TestBombs(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Layers that have come, of an image that has not when the power goes, go at the next start.
+func TestLayersWithoutImage(t *testing.T) {
+	drivertest.NeedRoot(t)
+	w := where{dir: t.TempDir()}
+	r, db := w.open(t)
+	id := loadMade(t, r, simple(t, "a"))
+	require.NoError(t, r.update(func(g graph.Graph) error { return g.Delete(imagePrefix + id.String()) }))
+	layers, _, err := r.drv.List()
+	require.NoError(t, err)
+	require.Len(t, layers, 2)
+	require.NoError(t, db.Close())
+	r, db = w.open(t)
+	defer db.Close()
+	layers, _, err = r.drv.List()
+	require.NoError(t, err)
+	require.Empty(t, layers)
+	require.NoError(t, r.view(func(g graph.Graph) error { require.Empty(t, g.Names(layerPrefix)); return nil }))
 }
