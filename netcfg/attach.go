@@ -137,8 +137,8 @@ func (h *Host) Attach(a Attachment, e Endpoint) error {
 
 // setUp gives the container's end its addresses and routes.
 func (e Endpoint) setUp(ns *netlink.Handle) error {
-	if lo, err := ns.LinkByName("lo"); err == nil {
-		ns.LinkSetUp(lo)
+	if err := ns.LinkSetUp(loopback); err != nil {
+		return fmt.Errorf("set loopback in the container up: %w", err)
 	}
 	link, err := ns.LinkByName(e.IfName)
 	if err != nil {

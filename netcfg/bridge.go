@@ -13,25 +13,25 @@ import (
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
-// ensure makes the bridge and switches forwarding on. Called with mu held.
-func (h *Host) ensure(n Network) error {
+// ensure makes the bridge, returns it and switches forwarding on. Called with mu held.
+func (h *Host) ensure(n Network) (netlink.Link, error) {
 	link, err := netlink.LinkByName(n.Bridge)
 	if err == nil && h.ready[n.Bridge] == n {
-		return nil
+		return link, nil
 	}
 	if err == nil && link.Type() != "bridge" {
-		return fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.Type())
+		return nil, fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.Type())
 	}
 	if err := h.Free(n); err != nil {
-		return err
+		return nil, err
 	}
 	if err != nil {
 		if link, err = makeBridge(n); err != nil {
-			return err
+			return nil, err
 		}
 		h.made = true
 		if err := netlink.LinkSetAlias(link, alias(h.name)); err != nil {
-			return fmt.Errorf("mark bridge %s: %w", n.Bridge, errors.Join(err, netlink.LinkDel(link)))
+			return nil, fmt.Errorf("mark bridge %s: %w", n.Bridge, errors.Join(err, netlink.LinkDel(link)))
 		}
 	}
 	for _, p := range []netip.Prefix{netip.PrefixFrom(n.Gateway4, max(n.V4.Bits(), 0)), netip.PrefixFrom(n.Gateway6, max(n.V6.Bits(), 0))} {
@@ -39,26 +39,26 @@ func (h *Host) ensure(n Network) error {
 			continue
 		}
 		if err := netlink.AddrReplace(link, address(p)); err != nil {
-			return fmt.Errorf("set address %s of bridge %s: %w", p, n.Bridge, err)
+			return nil, fmt.Errorf("set address %s of bridge %s: %w", p, n.Bridge, err)
 		}
 	}
 	if link.Attrs().Group != nft.LinkGroup {
 		if err := netlink.LinkSetGroup(link, nft.LinkGroup); err != nil {
-			return fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
+			return nil, fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
 		}
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
+		return nil, fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
 	}
 	// A published port is reached from the host's own 127.0.0.1 too; the rules keep others away from there.
 	if err := sysctl("net/ipv4/conf/"+n.Bridge+"/route_localnet", "1"); err != nil {
-		return err
+		return nil, err
 	}
 	if err := h.forward(n); err != nil {
-		return err
+		return nil, err
 	}
 	h.ready[n.Bridge] = n
-	return nil
+	return link, nil
 }
 
 // Free refuses, with ErrTaken, a bridge of another engine's, and addresses that one of those has.

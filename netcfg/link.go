@@ -36,16 +36,15 @@ type Way struct {
 func (h *Host) Plug(n Network, e Endpoint) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.ensure(n); err != nil {
+	bridge, err := h.ensure(n)
+	if err != nil {
 		return err
 	}
-	bridge, err := netlink.LinkByName(n.Bridge)
+	host, err := netlink.NewHandle(unix.NETLINK_ROUTE) // one socket for all
 	if err != nil {
-		return fmt.Errorf("find bridge %s: %w", n.Bridge, err)
+		return fmt.Errorf("reach the host's links: %w", err)
 	}
-	if old, err := netlink.LinkByName(e.HostIf); err == nil {
-		netlink.LinkDel(old)
-	}
+	defer host.Close()
 	mtu := n.MTU
 	if mtu == 0 {
 		mtu = bridge.Attrs().MTU
@@ -53,14 +52,20 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = e.HostIf, bridge.Attrs().Index, mtu, nft.LinkGroup
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.IfName, PeerHardwareAddr: e.MAC, PeerNamespace: netlink.NsPid(e.Pid), PeerMTU: uint32(mtu)}
-	if err := netlink.LinkAdd(veth); err != nil {
+	err = host.LinkAdd(veth)
+	if errors.Is(err, unix.EEXIST) { // of a start that was cut short
+		if old, lerr := host.LinkByName(e.HostIf); lerr == nil {
+			err = errors.Join(host.LinkDel(old), host.LinkAdd(veth))
+		}
+	}
+	if err != nil {
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("make veth pair %s: %w: the kernel has no veth (CONFIG_VETH; is the module veth loaded?)", e.HostIf, err)
 		}
 		return fmt.Errorf("make veth pair %s: %w", e.HostIf, err)
 	}
 	if !n.ICC { // such ports reach the bridge, and no other of their kind (bridge(8), isolated)
-		if err := netlink.LinkSetIsolated(veth, true); err != nil {
+		if err := host.LinkSetIsolated(veth, true); err != nil {
 			return fmt.Errorf("keep link %s apart from others: %w", e.HostIf, err)
 		}
 	}
@@ -69,7 +74,7 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 			return err
 		}
 	}
-	if err := netlink.LinkSetUp(veth); err != nil {
+	if err := host.LinkSetUp(veth); err != nil {
 		return fmt.Errorf("set link %s up: %w", e.HostIf, err)
 	}
 	return inside(e.Pid, e.setUp)
@@ -124,14 +129,13 @@ func dropDefault(ns *netlink.Handle, to *net.IPNet) error {
 	return fmt.Errorf("remove default route in the container: %w", err)
 }
 
+// loopback is that of any network namespace (include/net/flow.h, LOOPBACK_IFINDEX).
+var loopback = &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}
+
 // LoopbackUp brings up loopback in the namespace of a process, for a container with no other link.
 func LoopbackUp(pid int) error {
 	return inside(pid, func(ns *netlink.Handle) error {
-		lo, err := ns.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		return ns.LinkSetUp(lo)
+		return ns.LinkSetUp(loopback)
 	})
 }
 

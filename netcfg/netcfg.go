@@ -92,7 +92,7 @@ func (h *Host) Set(c Config) error {
 	r := nft.Rules{Table: h.name, Ports: c.Ports}
 	h.taken = map[string]error{}
 	for _, n := range c.Networks {
-		err := h.ensure(n)
+		_, err := h.ensure(n)
 		if errors.Is(err, ErrTaken) { // the others need not suffer
 			h.taken[n.Bridge] = err
 			continue

@@ -100,10 +100,11 @@ func (r Rules) hash(guarded []bool) string {
 
 // Apply makes the tables do what r says, in one transaction, or changes nothing.
 func Apply(r Rules) error {
-	conn, err := nftables.New(nftables.WithSockOptions(room))
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(room)) // one socket for all
 	if err != nil {
 		return fmt.Errorf("reach nftables: %w", err)
 	}
+	defer conn.CloseLasting()
 	had := map[nftables.TableFamily][]string{}
 	for _, f := range bothFamilies {
 		if had[f], err = chainNames(conn, f, r.Table); err != nil {

@@ -1,0 +1,150 @@
+package netcfg
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nft"
+	"github.com/coble-os/coble/netcfg/nstest"
+)
+
+// BenchmarkPlug compares the network's part of a container's start with the same calls in a bare loop: the link, its elements of
+// the sets, up, and in the container loopback, address, up and route, by sockets that are open already where they can be. Each
+// turn does both, on hosts with few and with a thousand other links; the median of the ratios must be at most 1.3.
+func BenchmarkPlug(b *testing.B) {
+	for _, others := range []int{0, 1000} {
+		b.Run(fmt.Sprint("links=", others), func(b *testing.B) {
+			inNamespace(b)
+			ours, hand := newPlugger(b, others), newPlugger(b, others)
+			var took, bare, ratios []float64
+			for b.Loop() {
+				container := nstest.NewPeer(b)
+				a := ours.coble(b, thread(b, container))
+				o := hand.bare(b, thread(b, nstest.NewPeer(b)))
+				took, bare, ratios = append(took, a.Seconds()), append(bare, o.Seconds()), append(ratios, a.Seconds()/o.Seconds())
+			}
+			b.ReportMetric(median(took)*1e6, "plug-us")
+			b.ReportMetric(median(bare)*1e6, "bare-us")
+			b.ReportMetric(median(ratios), "ratio")
+			if r := median(ratios); r > 1.3 {
+				b.Errorf("%.2f of a bare loop, want at most 1.3", r)
+			}
+		})
+	}
+}
+
+// ok is for a peer's thread, where a test cannot end.
+func ok(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// plugger is a host with a bridge, on which there are links.
+type plugger struct {
+	*nstest.Peer
+	h *Host
+	n Network
+	c Config
+	e Endpoint
+}
+
+func newPlugger(b *testing.B, others int) *plugger {
+	p := &plugger{Peer: nstest.NewPeer(b), c: Config{Links: map[string]Link{}}}
+	p.h, p.n = testHost()
+	a := netip.MustParsePrefix("10.99.0.2/24")
+	p.e = Endpoint{HostIf: "tv0", IfName: "eth0", V4: a, MAC: MACFor(a.Addr()), Default4: Way{Gateway: p.n.Gateway4}}
+	p.c.Networks = []Network{p.n}
+	far := thread(b, nstest.NewPeer(b)) // where the others' ends are
+	p.Do(func() {
+		ok(sysctl("net/ipv4/ip_forward", "1"))
+		ok(p.h.Set(p.c))
+		bridge, err := netlink.LinkByName(p.n.Bridge)
+		ok(err)
+		for i := range others {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.Group, attrs.MasterIndex = fmt.Sprint("other", i), nft.LinkGroup, bridge.Attrs().Index
+			ok(netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: attrs.Name, PeerNamespace: netlink.NsPid(far)}))
+			p.c.Links[attrs.Name] = Link{Name: attrs.Name, Bridge: p.n.Bridge}
+		}
+	})
+	p.c.Links[p.e.HostIf] = Link{Name: p.e.HostIf, Bridge: p.n.Bridge, MAC: p.e.MAC, V4: a.Addr()}
+	return p
+}
+
+func (p *plugger) coble(b *testing.B, pid int) (took time.Duration) {
+	var err error
+	p.Do(func() {
+		began := time.Now()
+		p.e.Pid = pid
+		if err = p.h.Set(p.c); err == nil {
+			err = p.h.Plug(p.n, p.e)
+		}
+		took = time.Since(began)
+		err = errors.Join(err, p.h.Unplug(p.e.HostIf))
+	})
+	require.NoError(b, err)
+	return took
+}
+
+func (p *plugger) bare(b *testing.B, pid int) (took time.Duration) {
+	p.Do(func() {
+		host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		ok(err)
+		defer host.Close()
+		rules, err := nftables.New(nftables.AsLasting())
+		ok(err)
+		defer rules.CloseLasting()
+		bridge, err := host.LinkByName(p.n.Bridge)
+		ok(err)
+		sets := map[string]*nftables.Set{}
+		all, err := rules.GetSets(&nftables.Table{Name: p.h.name, Family: nftables.TableFamilyBridge})
+		ok(err)
+		for _, s := range all {
+			sets[s.Name] = s
+		}
+		name := make([]byte, unix.IFNAMSIZ)
+		copy(name, p.e.HostIf)
+		elements := map[string][]byte{"links": {}, "macs": append(p.e.MAC[:6:6], 0, 0), "ipv4": p.e.V4.Addr().AsSlice(), "ipv6": make([]byte, 16)}
+
+		began := time.Now()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = p.e.HostIf, bridge.Attrs().Index, 1500, nft.LinkGroup
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: p.e.IfName, PeerHardwareAddr: p.e.MAC, PeerNamespace: netlink.NsPid(pid), PeerMTU: 1500}
+		ok(host.LinkAdd(veth))
+		for set, e := range elements {
+			ok(rules.SetAddElements(sets[set], []nftables.SetElement{{Key: append(name[:len(name):len(name)], e...)}}))
+		}
+		ok(rules.Flush())
+		ok(host.LinkSetUp(veth))
+		ns, err := netns.GetFromPid(pid)
+		ok(err)
+		inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+		ok(err)
+		ok(inside.LinkSetUp(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: 1}})) // loopback
+		eth0, err := inside.LinkByName(p.e.IfName)
+		ok(err)
+		ok(inside.AddrAdd(eth0, address(p.e.V4)))
+		ok(inside.LinkSetUp(eth0))
+		ok(inside.RouteAdd(&netlink.Route{Dst: everything4, Gw: p.e.Default4.Gateway.AsSlice()}))
+		took = time.Since(began)
+
+		inside.Close()
+		ns.Close()
+		for set, e := range elements {
+			ok(rules.SetDeleteElements(sets[set], []nftables.SetElement{{Key: append(name[:len(name):len(name)], e...)}}))
+		}
+		ok(rules.Flush())
+		ok(host.LinkDel(veth))
+	})
+	return took
+}
