@@ -15,7 +15,7 @@ func drivers() []mutant {
 		in("a btrfs layer is read-only", "btrfs", "btrfs.go", "if err := seal(d.Layer(id)); err != nil {", "if err := error(nil); err != nil {", "TestLayersAreReadOnly"),
 		in("subvolumes that a container made go with it", "btrfs", "drop.go", "if err != unix.ENOTEMPTY {", "if true {", "TestSubvolumesOfContainersGo"),
 		in("what did not fit on btrfs takes no space afterwards", "btrfs", "btrfs.go", "return d.reclaim(id)", "_ = id\n\treturn nil", conformance+"/full_disk"),
-		in("a destroyed subvolume's removal is driven", "btrfs", "drop.go", "if err := commit(int(f.Fd())); err != nil {", "if err := error(nil); err != nil {", conformance+"/full_disk"),
+		in("a destroyed subvolume's removal is driven", "btrfs", "drop.go", "if err := commit(int(f.Fd())); err != nil {", "if err := error(nil); err != nil {", "TestReclaim"),
 		in("a limit that btrfs does not keep is refused", "btrfs", "btrfs.go", "if err == quotaIsOff {", "if err == quotaIsOff {\n\t\treturn nil", "TestLimit"),
 		in("a top of metacopy or redirect_dir is refused", "overlay", "changes.go", "if err := refuseForeign(upper, path, st); err != nil {", "if err := refuseForeign(upper, path, st); false {", "TestForeignTops"),
 		in("metacopy, redirect_dir and index are off by name", "overlay", "overlay.go", "b.WriteString(plainTops)", `b.WriteString("")`, "TestForeignTops"),

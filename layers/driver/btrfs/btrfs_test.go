@@ -3,6 +3,7 @@ package btrfs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 )
@@ -111,4 +113,35 @@ func TestDurable(t *testing.T) {
 			drivertest.Durable(t, fs, open, nil)
 		}
 	}
+}
+
+// What a destroyed subvolume had is free when that was waited for, although the kernel commits nothing by itself.
+func TestReclaim(t *testing.T) {
+	d, err := Open(filepath.Join(drivertest.Disk(t, 150, "commit=600", "mkfs.btrfs", "-q", "--nodiscard"), "drv"))
+	require.NoError(t, err)
+	root, err := os.Open(d.Root())
+	require.NoError(t, err)
+	defer root.Close()
+	free := func() int64 {
+		var st unix.Statfs_t
+		require.NoError(t, unix.Fstatfs(int(root.Fd()), &st))
+		return int64(st.Bfree) * int64(st.Bsize)
+	}
+	temp, err := d.Temp("1")
+	require.NoError(t, err)
+	require.NoError(t, d.newVolume(temp, nil))
+	before := free()
+	require.NoError(t, os.WriteFile(filepath.Join(temp, volume, "big"), make([]byte, 20<<20), 0o600))
+	require.NoError(t, blob.SyncTree(temp))
+	require.Less(t, free(), before-19<<20)
+	f, err := os.Open(filepath.Join(temp, volume))
+	require.NoError(t, err)
+	id, err := subvolID(int(f.Fd()))
+	require.NoError(t, errors.Join(err, f.Close()))
+	d.Discard(temp)
+	require.NoError(t, d.reclaim(id))
+	there, err := exists(int(root.Fd()), id)
+	require.NoError(t, err)
+	require.False(t, there)
+	require.Greater(t, free(), before-1<<20)
 }
