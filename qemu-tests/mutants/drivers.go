@@ -52,6 +52,7 @@ func drivers() []mutant {
 		thin("a layer is sealed before it has its name", "devmapper.go", "return st, seal(mnt)", "return st, nil", "TestSealed"),
 		thin("a layer that could not be written is none", "volume.go", "if err := unix.Syncfs(int(dir.Fd())); err != nil {", "if err := error(nil); err != nil {", "TestLayerNotWritten"),
 		thin("a layer's file system needs no journal", "volume.go", "err = unix.FsconfigReconfigure(ctx)", "err = nil", "TestSealed"),
+		thin("the first volume is sealed", "pool.go", "return fs, seal(mnt)", "return fs, nil", "TestPoolIsDurable"),
 		thin("a limit is written", "devmapper.go", "return unix.Syncfs(int(f.Fd()))", "return nil", "TestDurable"),
 		thin("a pool's base is recorded", "backing.go", "return blob.Publish(f.Name(), recordPath(root))", "return os.Rename(f.Name(), recordPath(root))", "TestPoolIsDurable"),
 		{"devmapper: a device's pool is recorded", "layers/driver/devmapper/backing.go", "return blob.Publish(f.Name(), recordPath(root))", "return os.Rename(f.Name(), recordPath(root))", "./layers/driver/devmapper", "TestDeviceIsTakenDurably"},

@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
@@ -29,6 +31,19 @@ func without(t *testing.T, root string) *Driver {
 	return d
 }
 
+// heldBase has mkfs.ext4 mount what it has made, as a child that was just born
+// may have it: no unmounting writes it. It gives the folder.
+func heldBase(t *testing.T) string {
+	t.Helper()
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	require.NoError(t, err)
+	bin, at := t.TempDir(), t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\n%s \"$@\" || exit\nfor dev; do :; done\nexec mount -t ext4 \"$dev\" %s\n", mkfs, at)
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "mkfs.ext4"), []byte(script), 0o700))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	return at
+}
+
 // A pool in files is there, and can be opened, from the moment on when it was
 // made, whatever the file system has written by itself in between.
 func TestPoolIsDurable(t *testing.T) {
@@ -40,6 +55,7 @@ func TestPoolIsDurable(t *testing.T) {
 		for _, forced := range []string{"files", "nothing"} {
 			t.Run(fs.Name+"/"+forced, func(t *testing.T) {
 				c := fs.Sized(320).Cuts(t)
+				held := heldBase(t)
 				d := without(t, filepath.Join(c.Dir, "drv"))
 				p, err := d.plan("")
 				require.NoError(t, err)
@@ -60,6 +76,7 @@ func TestPoolIsDurable(t *testing.T) {
 					require.NoError(t, d.Create("t", nil, 0))
 					drivertest.InTop(t, d, "t", nil, func(root string) { require.Empty(t, drivertest.Tree(root)) })
 				})
+				require.NoError(t, unix.Unmount(held, 0))
 				require.NoError(t, closing{d}.Close())
 				c.Check()
 			})
