@@ -2,6 +2,7 @@ package netcfg
 
 import (
 	"io"
+	"math"
 	"net"
 	"testing"
 	"time"
@@ -74,15 +75,21 @@ func TestBandwidth(t *testing.T) {
 			if way.in {
 				from, to = host, inside
 			}
-			have := speed(t, from, to)
-			t.Logf("%d %s: limit %d, %.0f bit/s of payload", i, way.name, way.limit, have)
-			if way.limit == 0 {
-				require.Greater(t, have, 80e6, "%s without a limit", way.name)
-				continue
+			least, most := 80e6, math.Inf(1)
+			if way.limit != 0 {
+				want := float64(way.limit) * payload
+				least, most = 0.85*want, 1.15*want // 0.99 on a machine that is no emulated one
 			}
-			want := float64(way.limit) * payload
-			require.Greater(t, have, 0.85*want, way.name) // 0.99 on a machine that is no emulated one
-			require.Less(t, have, 1.15*want, way.name)
+			// Never more; that it is as much a busy machine shows in one of a few times.
+			for try := 1; ; try++ {
+				have := speed(t, from, to)
+				t.Logf("%d %s: limit %d, %.0f bit/s of payload", i, way.name, way.limit, have)
+				require.Less(t, have, most, way.name)
+				if have > least {
+					break
+				}
+				require.Less(t, try, 8, "%s: %.0f bit/s of payload, and the limit is %d", way.name, have, way.limit)
+			}
 			host.Close()
 			inside.Close()
 		}
