@@ -180,3 +180,13 @@ func TestNoParent(t *testing.T) {
 		require.ErrorContains(t, h.MakeParent(Attachment{Driver: "macvlan", Parent: parent}), want)
 	}
 }
+
+// TestPlugAnew: what a start that was cut short has left does not keep the next one from its link.
+func TestPlugAnew(t *testing.T) {
+	inNamespace(t)
+	h, n := testHost()
+	container(t, h, n, "tv1", "10.99.0.2/24")
+	container(t, h, n, "tv1", "10.99.0.3/24")
+	_, err := dial("10.99.0.3:80")
+	require.NoError(t, err)
+}

@@ -21,6 +21,7 @@ func networkings() []mutant {
 		{"net: an engine follows what listen stands for", "rt/engine/listen.go", "netcfg.Follow(p.e.ctx.Done(), p.e.linksChanged)", "netcfg.Follow(p.e.ctx.Done(), func() {})", "./rt/daemon", "TestListen$"},
 		in("as many ports are published as there are", "nft/ports.go", "const most = 500", "const most = 5000", "TestManyPorts"),
 		in("and in one transaction", "nft/nft.go", "c.SetWriteBuffer(64 << 20)", "c.SetWriteBuffer(1 << 15)", "TestManyPorts"),
+		in("a start makes its link anew", "link.go", "if errors.Is(err, unix.EEXIST) {", "if false {", "TestPlugAnew"),
 		in("a program's port is not published", "subnets.go", "err == nil && unix.Bind(fd, to) == unix.EADDRINUSE", "err == nil && unix.Bind(fd, to) == unix.EPERM", "TestInUse"),
 		in("connections that are over hold no port", "subnets.go", "unix.SO_REUSEADDR, 1", "unix.SO_REUSEADDR, 0", "TestInUse"),
 		in("a host that forwarded nothing is nobody's router", "nft/nft.go", "b.rule(forward, otherGroup(expr.MetaKeyIIFGROUP), otherGroup(expr.MetaKeyOIFGROUP), verdict(expr.VerdictDrop))", "", "TestGuests|TestFirewallComesLater"),
