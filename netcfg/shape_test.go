@@ -80,12 +80,12 @@ func TestBandwidth(t *testing.T) {
 				want := float64(way.limit) * payload
 				least, most = 0.85*want, 1.15*want // 0.99 on a machine that is no emulated one
 			}
-			// Never more; that it is as much a busy machine shows in one of a few times.
+			// A busy machine is slow for a while, and then sends what waited at once: it is right in one of a few times.
 			for try := 1; ; try++ {
 				have := speed(t, from, to)
 				t.Logf("%d %s: limit %d, %.0f bit/s of payload", i, way.name, way.limit, have)
-				require.Less(t, have, most, way.name)
-				if have > least {
+				require.Less(t, have, 1.5*most, way.name)
+				if have > least && have < most {
 					break
 				}
 				require.Less(t, try, 8, "%s: %.0f bit/s of payload, and the limit is %d", way.name, have, way.limit)

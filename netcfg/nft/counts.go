@@ -75,7 +75,7 @@ func (c *Counts) Set(ports []Port) error {
 	}
 	conn, err := nftables.New(nftables.WithSockOptions(room))
 	if err != nil {
-		return fmt.Errorf("reach nftables: %w", err)
+		return fmt.Errorf("reach nftables: %w", uncounted(err)) // the options open the socket
 	}
 	c.none = false
 	change := false

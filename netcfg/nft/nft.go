@@ -102,7 +102,7 @@ func (r Rules) hash(guarded []bool) string {
 func Apply(r Rules) error {
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(room)) // one socket for all
 	if err != nil {
-		return fmt.Errorf("reach nftables: %w", err)
+		return fmt.Errorf("reach nftables: %w", missing(err)) // the options open the socket
 	}
 	defer conn.CloseLasting()
 	had := map[nftables.TableFamily][]string{}
