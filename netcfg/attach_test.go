@@ -106,7 +106,13 @@ func TestAttached(t *testing.T) {
 			}
 			reached(router, "a", c.neighbour)
 			reached(router, "b", c.neighbour)
-			reached(os.Getpid(), "a", false)
+			for _, to := range []string{"10.99.0.2:80", "[fd00:99::2]:80"} { // from this thread, which is the host's
+				c, err := net.DialTimeout("tcp", to, 300*time.Millisecond)
+				if err == nil {
+					c.Close()
+				}
+				require.Error(t, err, "the host: %s", to)
+			}
 
 			// A second Set with the network keeps the parent, and one without takes what was made for it.
 			require.NoError(t, h.Set(Config{Attached: []Attachment{c.a}}))

@@ -14,7 +14,7 @@ import (
 	"github.com/coble-os/coble/sandbox/plan"
 )
 
-// TestNamespacesMadeAhead: they are the container's alone, the engine's threads stay where they were, and the superblock of
+// TestNamespacesMadeAhead: they are not the machine's, the engine's threads stay where they were, and the superblock of
 // sysfs, which is made ahead too, has the options of its mount.
 func TestNamespacesMadeAhead(t *testing.T) {
 	needRoot(t)
@@ -25,8 +25,6 @@ func TestNamespacesMadeAhead(t *testing.T) {
 		})
 	}
 	own := run(t, show, shared).out
-	var mu sync.Mutex
-	seen := map[string]bool{}
 	var wg sync.WaitGroup
 	for _, option := range []string{"ro", "rw", "sync", "ro"} {
 		wg.Go(func() {
@@ -41,12 +39,8 @@ func TestNamespacesMadeAhead(t *testing.T) {
 				return
 			}
 			lines := strings.Fields(res.out)
-			mu.Lock()
-			defer mu.Unlock()
 			for _, ns := range lines[:2] {
-				assert.False(t, seen[ns], "%s twice", ns)
 				assert.NotContains(t, own, ns)
-				seen[ns] = true
 			}
 			want := map[string]string{"ro": "ro", "rw": "rw", "sync": "rw,sync"}[option]
 			assert.Equal(t, []string{"sysfs", "sysfs", want, "lo"}, lines[2:])
