@@ -194,5 +194,8 @@ func TestPlugAnew(t *testing.T) {
 	container(t, h, n, "tv1", "10.99.0.2/24")
 	container(t, h, n, "tv1", "10.99.0.3/24")
 	_, err := dial("10.99.0.3:80")
+	for try := 0; err != nil && try < 10; try++ { // a new link takes a moment to carry
+		_, err = dial("10.99.0.3:80")
+	}
 	require.NoError(t, err)
 }
