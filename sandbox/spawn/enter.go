@@ -12,15 +12,23 @@ import (
 	"github.com/coble-os/coble/sandbox/plan"
 )
 
-// enterAll puts this thread into namespaces whose children are to be in them too. The returned function goes back; if
-// it cannot, the thread stays locked and so dies with its goroutine.
-func enterAll(joins []plan.Join) (func(), error) {
+// enterAll puts this thread into namespaces whose children are to be in them too: those of the plan, by path, and those that
+// were made ahead. The returned function goes back; if it cannot, the thread stays locked and so dies with its goroutine.
+func enterAll(joins []plan.Join, made []Namespace) (func(), error) {
 	var w ways
 	for _, j := range joins {
 		back, err := enterOne(j)
 		if err != nil {
 			w.back()
 			return nil, fmt.Errorf("enter namespace %s: %w", j.Path, err)
+		}
+		w = append(w, back)
+	}
+	for _, n := range made {
+		back, err := enter(n)
+		if err != nil {
+			w.back()
+			return nil, fmt.Errorf("enter new %s namespace: %w", kinds[n.flag], err)
 		}
 		w = append(w, back)
 	}
@@ -72,20 +80,6 @@ func enter(n Namespace) (func(), error) {
 			runtime.LockOSThread()
 		}
 	}, nil
-}
-
-// enterMade is enterAll for namespaces that are open.
-func enterMade(made []Namespace) (func(), error) {
-	var w ways
-	for _, n := range made {
-		back, err := enter(n)
-		if err != nil {
-			w.back()
-			return nil, fmt.Errorf("enter new %s namespace: %w", kinds[n.flag], err)
-		}
-		w = append(w, back)
-	}
-	return w.back, nil
 }
 
 // Namespace is one that was made for a child which is still to come.

@@ -186,18 +186,12 @@ func start(m *machine, p *plan.Plan, o Options, wait bool) (int, error) {
 		return 0, err
 	}
 	defer back()
-	leave, err := enterAll(p.Enter)
+	leave, err := enterAll(p.Enter, o.Made)
 	if err != nil {
 		runtime.UnlockOSThread()
 		return 0, err
 	}
 	defer leave()
-	out, err := enterMade(o.Made)
-	if err != nil {
-		runtime.UnlockOSThread()
-		return 0, err
-	}
-	defer out()
 	var pid, errno uintptr
 	if wait {
 		pid, errno = runBlocking(m)
