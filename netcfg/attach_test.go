@@ -1,30 +1,25 @@
 package netcfg
 
 import (
-	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
-// hasKind skips a test on kernels that lack what it needs: Debian's, in the virtual machines, have all.
+// hasKind skips a test on kernels that lack what it needs.
 func hasKind(t *testing.T, l netlink.Link) {
 	inNamespace(t)
 	parent := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "parent", MTU: 1500}, PeerName: "peer"}
 	require.NoError(t, netlink.LinkAdd(parent))
 	l.Attrs().Name, l.Attrs().ParentIndex = "try", parent.Attrs().Index
-	err := netlink.LinkAdd(l)
-	if errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("COBLE_VM") == "" {
-		t.Skipf("this kernel has no %s: make test-vm", l.Type())
-	}
-	require.NoError(t, err)
+	nstest.Kind(t, l.Type(), netlink.LinkAdd(l))
 	require.NoError(t, netlink.LinkDel(l))
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -13,19 +14,19 @@ import (
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
-// ensure makes the bridge, returns it and switches forwarding on. Called with mu held.
-func (h *Host) ensure(n Network) (netlink.Link, error) {
-	link, err := netlink.LinkByName(n.Bridge)
-	if err == nil && h.ready[n.Bridge] == n {
+// ensure makes the bridge, if link, what there is of its name, is nil; returns it and switches forwarding on. Called with mu held.
+func (h *Host) ensure(n Network, link netlink.Link) (netlink.Link, error) {
+	if link != nil && h.ready[n.Bridge] == n {
 		return link, nil
 	}
-	if err == nil && link.Type() != "bridge" {
+	if link != nil && link.Type() != "bridge" {
 		return nil, fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.Type())
 	}
 	if err := h.Free(n); err != nil {
 		return nil, err
 	}
-	if err != nil {
+	if link == nil {
+		var err error
 		if link, err = makeBridge(n); err != nil {
 			return nil, err
 		}
@@ -63,9 +64,9 @@ func (h *Host) ensure(n Network) (netlink.Link, error) {
 
 // Free refuses, with ErrTaken, a bridge of another engine's, and addresses that one of those has.
 func (h *Host) Free(n Network) error {
-	links, err := dump.List(netlink.LinkList)
+	links, err := listLinks()
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return err
 	}
 	for _, l := range links {
 		if !h.others(l) {
@@ -109,6 +110,16 @@ func makeBridge(n Network) (netlink.Link, error) {
 		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, err)
 	}
 	return netlink.LinkByName(n.Bridge)
+}
+
+// named finds a link in a list by its name or another name of its (ip-link(8), property), as the kernel does; nil if there is none.
+func named(links []netlink.Link, name string) netlink.Link {
+	for _, l := range links {
+		if a := l.Attrs(); a.Name == name || slices.Contains(a.AltNames, name) {
+			return l
+		}
+	}
+	return nil
 }
 
 // rejoin puts links back onto a bridge that was removed and is there again. Called with mu held.

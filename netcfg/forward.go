@@ -7,9 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-
-	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
@@ -144,9 +141,9 @@ func stopForwarding(name string) error {
 	if err != nil || own == [2]bool{} {
 		return err
 	}
-	links, err := dump.List(netlink.LinkList)
+	links, err := listLinks()
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return err
 	}
 	for _, l := range links {
 		if New(name).others(l) {

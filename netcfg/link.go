@@ -36,7 +36,8 @@ type Way struct {
 func (h *Host) Plug(n Network, e Endpoint) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	bridge, err := h.ensure(n)
+	there, _ := netlink.LinkByName(n.Bridge)
+	bridge, err := h.ensure(n, there)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
@@ -22,9 +21,9 @@ type Listen = nft.Listen
 // Where finds what names stand for at this moment: an address, or a link's name, alias or other name (ip-link(8), alias and
 // property), or what zones has under it. An unspecified address is everywhere. A link that is not there yet is matched when it comes.
 func Where(names []string, zones map[string][]string) (Listen, error) {
-	links, err := dump.List(netlink.LinkList)
+	links, err := listLinks()
 	if err != nil {
-		return Listen{}, fmt.Errorf("list links: %w", err)
+		return Listen{}, err
 	}
 	var l Listen
 	for _, name := range names {
@@ -53,15 +52,13 @@ func Where(names []string, zones map[string][]string) (Listen, error) {
 func Uplinks() ([]string, error) {
 	var names []string
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := dump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+		list, err := listRoutes(family)
 		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
+			return nil, err
 		}
 		for _, r := range list {
-			if r.Dst != nil {
-				if ones, _ := r.Dst.Mask.Size(); ones > 0 {
-					continue
-				}
+			if !isDefault(r) {
+				continue
 			}
 			hops := []int{r.LinkIndex}
 			for _, hop := range r.MultiPath {
@@ -81,9 +78,9 @@ func Uplinks() ([]string, error) {
 // Entries are the links that others may come in through: all of the host's but loopback, ports of bridges and bonds, and
 // engines' bridges.
 func Entries() ([]string, error) {
-	links, err := dump.List(netlink.LinkList)
+	links, err := listLinks()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, err
 	}
 	var names []string
 	for _, link := range links {

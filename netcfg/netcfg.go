@@ -92,7 +92,7 @@ func (h *Host) Set(c Config) error {
 	r := nft.Rules{Table: h.name, Ports: c.Ports}
 	h.taken = map[string]error{}
 	for _, n := range c.Networks {
-		_, err := h.ensure(n)
+		_, err := h.ensure(n, named(links, n.Bridge))
 		if errors.Is(err, ErrTaken) { // the others need not suffer
 			h.taken[n.Bridge] = err
 			continue
@@ -103,8 +103,8 @@ func (h *Host) Set(c Config) error {
 		r.Networks = append(r.Networks, n.Network)
 	}
 	if h.made {
-		if links, err = dump.List(netlink.LinkList); err != nil {
-			return fmt.Errorf("list links: %w", err)
+		if links, err = listLinks(); err != nil {
+			return err
 		}
 	}
 	if err := h.rejoin(c, links); err != nil {
@@ -184,8 +184,8 @@ func (h *Host) unwatch(name string) error {
 // dropStale removes the engine's bridges, the links on them and the parents that nobody wants, and returns what links there
 // were and whether a bridge is gone. Called with mu held.
 func (h *Host) dropStale(c Config) (links []netlink.Link, dropped bool, err error) {
-	if links, err = dump.List(netlink.LinkList); err != nil {
-		return nil, false, fmt.Errorf("list links: %w", err)
+	if links, err = listLinks(); err != nil {
+		return nil, false, err
 	}
 	wanted, ours := map[string]bool{}, map[int]bool{}
 	for _, n := range c.Networks {
@@ -221,6 +221,15 @@ func (h *Host) dropStale(c Config) (links []netlink.Link, dropped bool, err erro
 func gone(err error) bool {
 	var notFound netlink.LinkNotFoundError
 	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
+}
+
+// listLinks are all of the host's.
+func listLinks() ([]netlink.Link, error) {
+	links, err := dump.List(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return links, nil
 }
 
 // Exists tells whether the host has a link of that name.

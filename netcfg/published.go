@@ -6,9 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink"
-
-	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/nft"
 	"github.com/coble-os/coble/netcfg/proxy"
 )
@@ -87,9 +84,9 @@ func (h *Host) apply(r nft.Rules) error {
 // proxyPorts are the sockets that published ports need. One that is reached through links has one on each of them that is
 // there, and on loopback, where the host's own connections come from.
 func proxyPorts(ports []Port) ([]proxy.Port, error) {
-	links, err := dump.List(netlink.LinkList)
+	links, err := listLinks()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, err
 	}
 	var out []proxy.Port
 	for _, p := range ports {

@@ -29,21 +29,38 @@ func Unrouted(p netip.Prefix) (bool, error) {
 
 // routes are the destinations that the host has routes to, without the default.
 func routes(family int) ([]netip.Prefix, error) {
-	list, err := dump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+	list, err := listRoutes(family)
 	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
+		return nil, err
 	}
 	var out []netip.Prefix
 	for _, r := range list {
-		if r.Dst == nil {
+		if isDefault(r) {
 			continue
 		}
-		a, _ := netip.AddrFromSlice(r.Dst.IP)
-		if ones, _ := r.Dst.Mask.Size(); a.IsValid() && ones > 0 {
+		if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
+			ones, _ := r.Dst.Mask.Size()
 			out = append(out, netip.PrefixFrom(a.Unmap(), ones))
 		}
 	}
 	return out, nil
+}
+
+func listRoutes(family int) ([]netlink.Route, error) {
+	list, err := dump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	return list, nil
+}
+
+// isDefault tells whether a route leads to everywhere.
+func isDefault(r netlink.Route) bool {
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
 }
 
 // chooseSubnet is pure: the first of 10.88.0.0/16 to 10.255.0.0/16 that overlaps nothing.

@@ -1,7 +1,6 @@
 package links
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,19 +11,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/nstest"
 )
 
-// hasKind skips a test on kernels that lack what it needs: Debian's, in the virtual machines, have all.
+// hasKind skips a test on kernels that lack what it needs.
 func hasKind(t *testing.T, l *Link) {
 	nstest.Root(t)
-	err := create(l)
-	if errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("COBLE_VM") == "" {
-		t.Skipf("this kernel has no %s: make test-vm", l.Kind)
-	}
-	require.NoError(t, err)
+	nstest.Kind(t, string(l.Kind), create(l))
 	n, err := netlink.LinkByName(l.Name)
 	require.NoError(t, err)
 	require.NoError(t, netlink.LinkDel(n))

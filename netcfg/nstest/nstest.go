@@ -4,6 +4,7 @@ package nstest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -54,6 +55,18 @@ func settle() error {
 func Root(t testing.TB) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: run as root or make test-vm")
+	}
+}
+
+// Kind skips a test if err, of making a link of that kind, says that this kernel has none such: Debian's, in the virtual
+// machines, have all. Any other error fails it.
+func Kind(t testing.TB, kind string, err error) {
+	t.Helper()
+	if errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("COBLE_VM") == "" {
+		t.Skipf("this kernel has no %s: make test-vm", kind)
+	}
+	if err != nil {
+		t.Fatalf("make link of kind %s: %v", kind, err)
 	}
 }
 
@@ -108,14 +121,19 @@ func (p *Peer) Do(f func()) {
 	<-done
 }
 
+// start starts a program there.
+func (p *Peer) start(path string, args ...string) (cmd *exec.Cmd, out *output, err error) {
+	out = &output{}
+	cmd = exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	p.Do(func() { err = cmd.Start() })
+	return cmd, out, err
+}
+
 // Start starts a program there, which is killed at the test's end; its output is shown if the test fails.
 func (p *Peer) Start(t testing.TB, path string, args ...string) *exec.Cmd {
 	t.Helper()
-	out := &output{}
-	cmd := exec.Command(path, args...)
-	cmd.Stdout, cmd.Stderr = out, out
-	var err error
-	p.Do(func() { err = cmd.Start() })
+	cmd, out, err := p.start(path, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,11 +150,7 @@ func (p *Peer) Start(t testing.TB, path string, args ...string) *exec.Cmd {
 // Output runs a program there to its end, which must be a good one.
 func (p *Peer) Output(t testing.TB, path string, args ...string) string {
 	t.Helper()
-	out := &output{}
-	cmd := exec.Command(path, args...)
-	cmd.Stdout, cmd.Stderr = out, out
-	var err error
-	p.Do(func() { err = cmd.Start() })
+	cmd, out, err := p.start(path, args...)
 	if err == nil {
 		err = cmd.Wait()
 	}
