@@ -15,6 +15,7 @@ import (
 
 	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/init/notify"
+	"github.com/coble-os/coble/qemu-tests/testmodules"
 )
 
 // testsScript runs the test binaries that /tests/list names.
@@ -23,9 +24,8 @@ func testsScript(conn *notify.Conn) error {
 	defer cancel()
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	without, _ := boot.Param(string(cmdline), "test.without")
-	modules := append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "wireguard", "dummy", "macvlan", "ipvlan", "sch_tbf")
-	_, err := boot.LoadModules(slices.DeleteFunc(modules, func(m string) bool {
-		return slices.ContainsFunc(strings.Split(without, ","), func(w string) bool { return w != "" && strings.HasPrefix(m, w) })
+	_, err := boot.LoadModules(slices.DeleteFunc(testmodules.All(), func(m string) bool {
+		return m == testmodules.Late || slices.ContainsFunc(strings.Split(without, ","), func(w string) bool { return w != "" && strings.HasPrefix(m, w) })
 	}))
 	disk, findErr := boot.FindDisk(ctx, "LABEL=tests")
 	err = errors.Join(err, boot.Hostname("tester"), boot.Loopback(), findErr)
@@ -48,8 +48,8 @@ func testsScript(conn *notify.Conn) error {
 	for line := range strings.Lines(string(list)) {
 		pkg, run, _ := strings.Cut(strings.TrimSpace(line), " ")
 		fmt.Printf("tests of %s begin\n", pkg)
-		if pkg == "./netcfg/links" { // every network namespace has a file of bonding's in /sys/class/net
-			if _, err := boot.LoadModules([]string{"bonding max_bonds=0"}); err != nil {
+		if pkg == "./netcfg/links" {
+			if _, err := boot.LoadModules([]string{testmodules.Late + " max_bonds=0"}); err != nil {
 				fmt.Println("testengine:", err)
 			}
 		}

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/init/mkimage"
+	"github.com/coble-os/coble/qemu-tests/testmodules"
 )
 
 const (
@@ -139,7 +139,7 @@ func buildTests(ctx context.Context, dir string, kernel Kernel, packages []strin
 	if err := Busybox(ctx, im, kernel.Arch); err != nil {
 		return err
 	}
-	if _, err := im.Modules(kernel.Modules, TestModules()); err != nil {
+	if _, err := im.Modules(kernel.Modules, testmodules.All()); err != nil {
 		return err
 	}
 	if err := hostTools(ctx, im, kernel.Arch, strings.Fields("mkfs.ext4 mkfs.btrfs mkfs.xfs mksquashfs mkfs.erofs btrfs filefrag secilc dmsetup dnsmasq wg")); err != nil {
@@ -171,11 +171,6 @@ func buildTests(ctx context.Context, dir string, kernel Kernel, packages []strin
 		return err
 	}
 	return im.WriteFile(dir + "/initrd")
-}
-
-// TestModules are what tests of file systems and links need beside what coble loads itself.
-func TestModules() []string {
-	return append(boot.DefaultModules(), "btrfs", "xfs", "quota_v2", "squashfs", "erofs", "dm_thin_pool", "8021q", "bonding", "wireguard", "dummy", "macvlan", "ipvlan", "sch_tbf")
 }
 
 // hostTools adds programs of this machine, with their libraries, where the machine to be is of the same kind; elsewhere the
