@@ -36,7 +36,7 @@ func thinVolumes(t *testing.T, disk bool) {
 	m.loadBox()
 	id := m.start("web", func(r *request) { r.HostConfig.StorageOpt = map[string]string{"size": "8m"} },
 		"sh", "-c", "cat /etc/passwd; echo x > /mine; dd if=/dev/zero of=/big bs=1M count=20 2>/dev/null || echo full; rm /big; rm /etc/plain; echo done; sleep 1000")
-	m.until("the container has written", func() bool { return len(m.logs(id)) > 0 && m.logs(id)[len(m.logs(id))-5:] == "done\n" })
+	m.until("the container has written", func() bool { return strings.HasSuffix(m.logs(id), "done\n") })
 	require.Equal(t, "root:x:0:0:root:/:/bin/sh\nfull\ndone\n", m.logs(id))
 	require.Contains(t, m.do("GET", "/info", nil), `"Driver":"devmapper"`)
 	require.Regexp(t, `"ext4 on thin pool [0-9a-f]{16}, \d+ of \d+ MiB used"`, m.do("GET", "/info", nil))
