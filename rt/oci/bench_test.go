@@ -52,14 +52,16 @@ func BenchmarkRun(b *testing.B) {
 
 func median(d []time.Duration) time.Duration { return slices.Sorted(slices.Values(d))[len(d)/2] }
 
-// buildCoble builds the binary and returns its path under the name runc.
+// buildCoble builds the binary that is shipped and returns its path under the name runc.
 func buildCoble(b *testing.B) string {
 	dir := b.TempDir()
-	out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "coble"), "../../cmd/coble").CombinedOutput()
+	out, err := exec.Command("make", "-s", "-C", "../..", "build").CombinedOutput()
 	require.NoError(b, err, "%s", out)
+	coble, err := filepath.Abs("../../bin/coble")
+	require.NoError(b, err)
 	require.NoError(b, os.Mkdir(filepath.Join(dir, "as"), 0o755))
 	link := filepath.Join(dir, "as", "runc")
-	require.NoError(b, os.Symlink("../coble", link))
+	require.NoError(b, os.Symlink(coble, link))
 	return link
 }
 
