@@ -59,10 +59,10 @@ func (m *machine) bootBinary(path string) {
 	m.awaitEngine(0)
 }
 
-// settledPSS is the least that was held within a while: memory is given back when things are quiet.
+// settledPSS is the least that was held within a while, which is longer than what passes before memory is given back.
 func (m *machine) settledPSS() int {
 	least := 1 << 30
-	for end := time.Now().Add(35 * time.Second); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+	for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
 		least = min(least, pss(m.t, m.cmd.Process.Pid)+pss(m.t, m.enginePid()))
 	}
 	return least

@@ -16,7 +16,7 @@ const (
 	// settleTime is how long after its start a process looks back at what it needed only for that.
 	settleTime = 2 * time.Second
 	// quietTime is how often it looks again.
-	quietTime = 30 * time.Second
+	quietTime = 10 * time.Second
 )
 
 // giveBackWhenQuiet gives memory back soon after the start, and later whenever work was done since.
