@@ -39,11 +39,13 @@ memory    = "16MiB"
 pids      = 16
 cpus      = 0.5
 read_only = true
+stop_signal = "KILL" # a shell or web server as process 1 has no handler for TERM, and would be waited for
 
 [container.asks]
 image   = "box"
 command = ["sh", "-c", "until wget -q -O - http://10.88.0.2/; do sleep 0.1; done; sleep 1000"]
 after   = ["web"]
+stop_signal = "KILL"
 
 [container.mistyped]
 image = "box"

@@ -28,12 +28,14 @@ source = "/data/box.tar"
 image   = "box"
 command = ["httpd", "-f", "-p", "80", "-h", "/www"]
 ports   = ["80:80"]
+stop_signal = "KILL"
 [container.outside]
 image   = "box"
 command = ["httpd", "-f", "-p", "80", "-h", "/www"]
 ports   = ["81:80"]
 listen  = "eth0"
 after   = ["inside"]
+stop_signal = "KILL"
 `
 
 // TestUplink: on a machine of coble's own with several links, ports are not reached from the one that leads to the world, unless
@@ -48,7 +50,7 @@ func TestUplink(t *testing.T) {
 	})
 	ctx, v := a.Boot(t, 20*time.Second)
 	require.Equal(t, "box serves\n", get(ctx, t, outside))
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: 2 * time.Second}
 	_, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", inside))
 	require.Error(t, err)
 	require.NoError(t, v.Send("until wget -q -O - http://10.0.2.15/; do sleep 0.2; done"))
