@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -187,9 +188,15 @@ func (p pool) takeDevice() error {
 	return nil
 }
 
-// openDevice opens a block device that nobody else has (O_EXCL, open(2)).
+// openDevice opens a block device that nobody else has (O_EXCL, open(2)). A
+// pool that has just been removed is off the kernel's list some milliseconds
+// before its device is let go of: that is waited for.
 func openDevice(path string) (f *os.File, size int64, err error) {
-	f, err = os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
+	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if f, err = os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0); !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			break
+		}
+	}
 	if errors.Is(err, unix.EBUSY) {
 		return nil, 0, fmt.Errorf("open %s: it is in use, mounted or part of another device: %w", path, err)
 	}
