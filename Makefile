@@ -18,7 +18,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 export CGO_ENABLED := 0
 
-PACKAGES := busybox-static nftables iptables btrfs-progs xfsprogs squashfs-tools erofs-utils dmsetup e2fsprogs secilc xz-utils zstd dpkg skopeo umoci docker-registry apache2-utils dnsmasq-base kea-dhcp6-server wireguard-tools avahi-daemon
+PACKAGES := busybox-static nftables iptables btrfs-progs xfsprogs squashfs-tools erofs-utils dmsetup e2fsprogs secilc xz-utils zstd dpkg skopeo umoci docker-registry apache2-utils dnsmasq-base kea-dhcp6-server wireguard-tools avahi-daemon ufw
 VM_PACKAGES := qemu-system-x86 qemu-system-arm qemu-user ipxe-qemu debian-archive-keyring mmdebstrap wpasupplicant hostapd
 BENCH_PACKAGES := crun runc iperf3
 CONFORMANCE_PACKAGES := curl openssl apache2-utils
