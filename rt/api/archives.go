@@ -16,6 +16,7 @@ import (
 	layerimage "github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 )
 
@@ -64,7 +65,7 @@ func (s *Server) save(w http.ResponseWriter, r *http.Request, names []string) er
 		return err
 	}
 	out := &tarStream{w: w}
-	_, err = engine.Run[any](r.Context(), s.e, "save", in, engine.Streams{Stdout: out}, names...)
+	_, err = job.Run[any](r.Context(), s.e.Jobs, "save", in, job.Streams{Stdout: out}, names...)
 	return out.finish(s, r, err)
 }
 
@@ -91,7 +92,7 @@ func platformOf(r *http.Request) (p layerimage.Platform, err error) {
 
 func (s *Server) exportContainer(w http.ResponseWriter, r *http.Request) error {
 	out := &tarStream{w: w}
-	_, err := engine.Run[any](r.Context(), s.e, "export", r.PathValue("name"), engine.Streams{Stdout: out}, r.PathValue("name"))
+	_, err := job.Run[any](r.Context(), s.e.Jobs, "export", r.PathValue("name"), job.Streams{Stdout: out}, r.PathValue("name"))
 	return out.finish(s, r, err)
 }
 
@@ -107,7 +108,7 @@ func (s *Server) commitContainer(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	id, err := engine.Run[layerimage.ID](r.Context(), s.e, "commit", in, engine.Streams{}, in.Ref, in.Name)
+	id, err := job.Run[layerimage.ID](r.Context(), s.e.Jobs, "commit", in, job.Streams{}, in.Ref, in.Name)
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,7 @@ func (s *Server) importImage(w http.ResponseWriter, r *http.Request) error {
 	if in.Platform, err = platformOf(r); err != nil {
 		return err
 	}
-	id, err := engine.Run[layerimage.ID](r.Context(), s.e, "import", in, engine.Streams{Stdin: r.Body}, in.Name)
+	id, err := job.Run[layerimage.ID](r.Context(), s.e.Jobs, "import", in, job.Streams{Stdin: r.Body}, in.Name)
 	if err != nil {
 		return err
 	}
@@ -149,7 +150,7 @@ func (s *Server) importImage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) containerChanges(w http.ResponseWriter, r *http.Request) error {
-	cs, err := engine.Run[[]repo.Change](r.Context(), s.e, "changes", r.PathValue("name"), engine.Streams{}, r.PathValue("name"))
+	cs, err := job.Run[[]repo.Change](r.Context(), s.e.Jobs, "changes", r.PathValue("name"), job.Streams{}, r.PathValue("name"))
 	if err != nil {
 		return err
 	}
@@ -173,7 +174,7 @@ func setStat(w http.ResponseWriter, st engine.PathStat) {
 
 func (s *Server) statArchive(w http.ResponseWriter, r *http.Request) error {
 	in := copyIn(r)
-	st, err := engine.Run[engine.PathStat](r.Context(), s.e, "copy-stat", in, engine.Streams{}, in.Ref, in.Path)
+	st, err := job.Run[engine.PathStat](r.Context(), s.e.Jobs, "copy-stat", in, job.Streams{}, in.Ref, in.Path)
 	if err != nil {
 		return err
 	}
@@ -185,13 +186,13 @@ func (s *Server) getArchive(w http.ResponseWriter, r *http.Request) error {
 	in := copyIn(r)
 	in.Stat = func(st engine.PathStat) { setStat(w, st) }
 	out := &tarStream{w: w}
-	_, err := engine.Run[any](r.Context(), s.e, "copy-from", in, engine.Streams{Stdout: out}, in.Ref, in.Path)
+	_, err := job.Run[any](r.Context(), s.e.Jobs, "copy-from", in, job.Streams{Stdout: out}, in.Ref, in.Path)
 	return out.finish(s, r, err)
 }
 
 func (s *Server) putArchive(w http.ResponseWriter, r *http.Request) error {
 	in := copyIn(r)
 	in.KeepKinds, in.Owner = flag(r, "noOverwriteDirNonDir"), flag(r, "copyUIDGID")
-	_, err := engine.Run[any](r.Context(), s.e, "copy-to", in, engine.Streams{Stdin: r.Body}, in.Ref, in.Path)
+	_, err := job.Run[any](r.Context(), s.e.Jobs, "copy-to", in, job.Streams{Stdin: r.Body}, in.Ref, in.Path)
 	return err
 }

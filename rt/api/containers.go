@@ -13,6 +13,7 @@ import (
 
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 )
 
@@ -39,17 +40,17 @@ func (s *Server) containerRoutes() {
 }
 
 // do runs a job without a result and answers 204.
-func (s *Server) do(w http.ResponseWriter, r *http.Request, job string, in any) error {
+func (s *Server) do(w http.ResponseWriter, r *http.Request, name string, in any) error {
 	// A client that goes away cancels nothing: half of a start or of a stop helps nobody.
-	if err := engine.Do(context.WithoutCancel(r.Context()), s.e, job, in, r.PathValue("name")); err != nil {
+	if err := job.Do(context.WithoutCancel(r.Context()), s.e.Jobs, name, in, r.PathValue("name")); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-func (s *Server) byName(job string) handler {
-	return func(w http.ResponseWriter, r *http.Request) error { return s.do(w, r, job, r.PathValue("name")) }
+func (s *Server) byName(verb string) handler {
+	return func(w http.ResponseWriter, r *http.Request) error { return s.do(w, r, verb, r.PathValue("name")) }
 }
 
 func (s *Server) createContainer(w http.ResponseWriter, r *http.Request) error {
@@ -70,7 +71,7 @@ func (s *Server) createContainer(w http.ResponseWriter, r *http.Request) error {
 	if req.NetworkingConfig != nil {
 		in.Networks = req.NetworkingConfig.EndpointsConfig
 	}
-	out, err := engine.Run[engine.CreateOut](r.Context(), s.e, "create", in, engine.Streams{}, in.Name, in.Config.Image)
+	out, err := job.Run[engine.CreateOut](r.Context(), s.e.Jobs, "create", in, job.Streams{}, in.Name, in.Config.Image)
 	if err != nil {
 		return err
 	}
@@ -145,7 +146,7 @@ func (s *Server) resizeContainer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := engine.Do(r.Context(), s.e, "resize", in, in.Ref); err != nil {
+	if err := job.Do(r.Context(), s.e.Jobs, "resize", in, in.Ref); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)
@@ -163,7 +164,7 @@ func (s *Server) waitContainer(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusOK)
 		flush(w)
 	}}
-	out, err := engine.Run[engine.WaitOut](r.Context(), s.e, "wait", in, engine.Streams{}, in.Ref)
+	out, err := job.Run[engine.WaitOut](r.Context(), s.e.Jobs, "wait", in, job.Streams{}, in.Ref)
 	if err != nil && fault.KindOf(err) == fault.NotFound {
 		return err
 	}
@@ -189,7 +190,7 @@ func (s *Server) pruneContainers(w http.ResponseWriter, r *http.Request) error {
 	keep := func(v engine.View) bool {
 		return f.labels("label", v.Config.Labels) && (len(f["label!"]) == 0 || !f.labels("label!", v.Config.Labels)) && (until.IsZero() || v.Created.Before(until))
 	}
-	out, err := engine.Run[engine.PruneOut](r.Context(), s.e, "prune", keep, engine.Streams{})
+	out, err := job.Run[engine.PruneOut](r.Context(), s.e.Jobs, "prune", keep, job.Streams{})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 func (s *Server) execRoutes() {
@@ -30,7 +31,7 @@ func (s *Server) createExec(w http.ResponseWriter, r *http.Request) error {
 		Ref: r.PathValue("name"), Cmd: req.Cmd, Env: req.Env, User: req.User, WorkingDir: req.WorkingDir, Tty: req.Tty,
 		Stdin: req.AttachStdin, Stdout: req.AttachStdout, Stderr: req.AttachStderr, Privileged: req.Privileged, DetachKeys: keys,
 	}
-	id, err := engine.Run[string](r.Context(), s.e, "exec-create", in, engine.Streams{}, in.Ref)
+	id, err := job.Run[string](r.Context(), s.e.Jobs, "exec-create", in, job.Streams{}, in.Ref)
 	if err != nil {
 		return err
 	}
@@ -47,21 +48,21 @@ func (s *Server) startExec(w http.ResponseWriter, r *http.Request) error {
 	if req.ConsoleSize != nil {
 		in.ConsoleSize = *req.ConsoleSize
 	}
-	x, err := engine.Run[engine.ExecView](r.Context(), s.e, "exec-inspect", in.ID, engine.Streams{})
+	x, err := job.Run[engine.ExecView](r.Context(), s.e.Jobs, "exec-inspect", in.ID, job.Streams{})
 	if err != nil {
 		return err
 	}
 	if req.Detach {
-		if err := engine.Do(r.Context(), s.e, "exec", in, in.ID); err != nil {
+		if err := job.Do(r.Context(), s.e.Jobs, "exec", in, in.ID); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
 	// As Docker: the answer comes before the process, so an error is text in the stream, and a code in `inspect`.
-	return hijack(w, r, x.Tty, x.DetachKeys, func(ctx context.Context, streams engine.Streams, begin func(bool)) {
+	return hijack(w, r, x.Tty, x.DetachKeys, func(ctx context.Context, streams job.Streams, begin func(bool)) {
 		begin(x.Tty)
-		if _, err := engine.Run[any](ctx, s.e, "exec", in, streams, in.ID); err != nil {
+		if _, err := job.Run[any](ctx, s.e.Jobs, "exec", in, streams, in.ID); err != nil {
 			fmt.Fprintf(streams.Stdout, "%v\r\n", err)
 		}
 	})
@@ -72,7 +73,7 @@ func (s *Server) resizeExec(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := engine.Do(r.Context(), s.e, "exec-resize", in, in.Ref); err != nil {
+	if err := job.Do(r.Context(), s.e.Jobs, "exec-resize", in, in.Ref); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)
@@ -80,7 +81,7 @@ func (s *Server) resizeExec(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) inspectExec(w http.ResponseWriter, r *http.Request) error {
-	x, err := engine.Run[engine.ExecView](r.Context(), s.e, "exec-inspect", r.PathValue("name"), engine.Streams{})
+	x, err := job.Run[engine.ExecView](r.Context(), s.e.Jobs, "exec-inspect", r.PathValue("name"), job.Streams{})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // fsck answers with JSON lines: progress, then findings, then an end or an error.
@@ -31,7 +32,7 @@ func (s *Server) fsck(w http.ResponseWriter, r *http.Request) error {
 			flush(w)
 		},
 	}
-	found, err := engine.Run[[]repo.Finding](r.Context(), s.e, "fsck", in, engine.Streams{}, in.Image)
+	found, err := job.Run[[]repo.Finding](r.Context(), s.e.Jobs, "fsck", in, job.Streams{}, in.Image)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 )
 
 func (s *Server) imageRoutes() {
@@ -39,7 +40,7 @@ func (s *Server) listImages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	l, err := engine.Run[engine.ImageList](r.Context(), s.e, "images", struct{}{}, engine.Streams{})
+	l, err := job.Run[engine.ImageList](r.Context(), s.e.Jobs, "images", struct{}{}, job.Streams{})
 	if err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func (s *Server) listImages(w http.ResponseWriter, r *http.Request) error {
 	}
 	var shared map[layerimage.ID]int64
 	if flag(r, "shared-size") {
-		u, err := engine.Run[engine.DiskUsage](r.Context(), s.e, "df", struct{}{}, engine.Streams{})
+		u, err := job.Run[engine.DiskUsage](r.Context(), s.e.Jobs, "df", struct{}{}, job.Streams{})
 		if err != nil {
 			return err
 		}
@@ -82,7 +83,7 @@ func imageSummary(img layerimage.Image, containers int) image.Summary {
 // imageTimes reads the filters since, before and until: images made after from and before to.
 func (s *Server) imageTimes(r *http.Request, f filters) (from, to time.Time, err error) {
 	for _, name := range f["since"] {
-		img, err := engine.Run[layerimage.Image](r.Context(), s.e, "image-inspect", name, engine.Streams{}, name)
+		img, err := job.Run[layerimage.Image](r.Context(), s.e.Jobs, "image-inspect", name, job.Streams{}, name)
 		if err != nil {
 			return from, to, err
 		}
@@ -94,7 +95,7 @@ func (s *Server) imageTimes(r *http.Request, f filters) (from, to time.Time, err
 		return from, to, err
 	}
 	for _, name := range f["before"] {
-		img, err := engine.Run[layerimage.Image](r.Context(), s.e, "image-inspect", name, engine.Streams{}, name)
+		img, err := job.Run[layerimage.Image](r.Context(), s.e.Jobs, "image-inspect", name, job.Streams{}, name)
 		if err != nil {
 			return from, to, err
 		}
@@ -153,7 +154,7 @@ func (s *Server) inspectImage(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return &fault.Error{Kind: fault.NotFound, Err: fmt.Errorf("page not found")}
 	}
-	img, err := engine.Run[layerimage.Image](r.Context(), s.e, "image-inspect", name, engine.Streams{}, name)
+	img, err := job.Run[layerimage.Image](r.Context(), s.e.Jobs, "image-inspect", name, job.Streams{}, name)
 	if err != nil {
 		return err
 	}
@@ -187,7 +188,7 @@ func wireImageConfig(img layerimage.Image) *dockerspec.DockerOCIImageConfig {
 }
 
 func (s *Server) history(w http.ResponseWriter, r *http.Request, name string) error {
-	img, err := engine.Run[layerimage.Image](r.Context(), s.e, "image-inspect", name, engine.Streams{}, name)
+	img, err := job.Run[layerimage.Image](r.Context(), s.e.Jobs, "image-inspect", name, job.Streams{}, name)
 	if err != nil {
 		return err
 	}
@@ -230,7 +231,7 @@ func (s *Server) tagImage(w http.ResponseWriter, r *http.Request) error {
 	if t := r.FormValue("tag"); t != "" {
 		ref += ":" + t
 	}
-	if err := engine.Do(r.Context(), s.e, "tag", engine.TagIn{Image: name, Ref: ref}, name, ref); err != nil {
+	if err := job.Do(r.Context(), s.e.Jobs, "tag", engine.TagIn{Image: name, Ref: ref}, name, ref); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusCreated)
@@ -239,7 +240,7 @@ func (s *Server) tagImage(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) removeImage(w http.ResponseWriter, r *http.Request) error {
 	in := engine.RemoveImageIn{Ref: r.PathValue("name"), Force: flag(r, "force")}
-	removed, err := engine.Run[[]repo.Removed](r.Context(), s.e, "rmi", in, engine.Streams{}, in.Ref)
+	removed, err := job.Run[[]repo.Removed](r.Context(), s.e.Jobs, "rmi", in, job.Streams{}, in.Ref)
 	if err != nil {
 		return err
 	}
@@ -271,7 +272,7 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 	}
-	loaded, err := engine.Run[[]repo.Loaded](r.Context(), s.e, "load", in, engine.Streams{Stdin: r.Body})
+	loaded, err := job.Run[[]repo.Loaded](r.Context(), s.e.Jobs, "load", in, job.Streams{Stdin: r.Body})
 	if err != nil {
 		drain(r)
 		return l.end(err)
@@ -325,7 +326,7 @@ func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request) error {
 		All: len(f["dangling"]) > 0 && f["dangling"][0] != "true" && f["dangling"][0] != "1", Until: until,
 		Want: f.wantLabels,
 	}
-	out, err := engine.Run[engine.Pruned](r.Context(), s.e, "image-prune", in, engine.Streams{})
+	out, err := job.Run[engine.Pruned](r.Context(), s.e.Jobs, "image-prune", in, job.Streams{})
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/storage"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
 )
 
@@ -40,7 +41,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *http.Request) error 
 	}
 	resp := s.inspect(v)
 	if flag(r, "size") {
-		sz, err := engine.Run[engine.Sizes](r.Context(), s.e, "size", v.ID, engine.Streams{}, v.Name)
+		sz, err := job.Run[engine.Sizes](r.Context(), s.e.Jobs, "size", v.ID, job.Streams{}, v.Name)
 		if err != nil {
 			return err
 		}
@@ -174,7 +175,7 @@ func (s *Server) listContainers(w http.ResponseWriter, r *http.Request) error {
 		}
 		sum := s.summary(v)
 		if flag(r, "size") {
-			if sz, err := engine.Run[engine.Sizes](r.Context(), s.e, "size", v.ID, engine.Streams{}, v.Name); err == nil {
+			if sz, err := job.Run[engine.Sizes](r.Context(), s.e.Jobs, "size", v.ID, job.Streams{}, v.Name); err == nil {
 				sum.SizeRw, sum.SizeRootFs = sz.Written, sz.Root
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
 )
 
@@ -102,7 +103,7 @@ func (s *Server) createNetwork(w http.ResponseWriter, r *http.Request) error {
 	if req.IPAM != nil {
 		n.IPAM = *req.IPAM
 	}
-	n, err := engine.Run[network.Network](r.Context(), s.e, "network-create", n, engine.Streams{}, n.Name)
+	n, err := job.Run[network.Network](r.Context(), s.e.Jobs, "network-create", n, job.Streams{}, n.Name)
 	if err != nil {
 		return err
 	}
@@ -131,8 +132,8 @@ func (s *Server) disconnectNetwork(w http.ResponseWriter, r *http.Request) error
 }
 
 // ok runs a job without a result and answers 200.
-func (s *Server) ok(w http.ResponseWriter, r *http.Request, job string, in any, args ...string) error {
-	if err := engine.Do(context.WithoutCancel(r.Context()), s.e, job, in, args...); err != nil {
+func (s *Server) ok(w http.ResponseWriter, r *http.Request, name string, in any, args ...string) error {
+	if err := job.Do(context.WithoutCancel(r.Context()), s.e.Jobs, name, in, args...); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)
@@ -148,7 +149,7 @@ func (s *Server) pruneNetworks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	gone, err := engine.Run[[]string](r.Context(), s.e, "network-prune", engine.PruneNetworksIn{Until: until, Want: f.wantLabels}, engine.Streams{})
+	gone, err := job.Run[[]string](r.Context(), s.e.Jobs, "network-prune", engine.PruneNetworksIn{Until: until, Want: f.wantLabels}, job.Streams{})
 	if err != nil {
 		return err
 	}

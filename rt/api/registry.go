@@ -13,6 +13,7 @@ import (
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 )
 
 func (s *Server) registryRoutes() {
@@ -175,7 +176,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request) error {
 	}
 	l := &lines{w: w}
 	in.Tell = l.event
-	_, err = engine.Run[any](r.Context(), s.e, "pull", in, engine.Streams{}, in.Ref)
+	_, err = job.Run[any](r.Context(), s.e.Jobs, "pull", in, job.Streams{}, in.Ref)
 	return l.end(err)
 }
 
@@ -192,7 +193,7 @@ func (s *Server) pushImage(w http.ResponseWriter, r *http.Request, name string) 
 	l := &lines{w: w}
 	in.Tell = l.event
 	in.Sent = func(o engine.PushOut) { l.write(progressLine{Aux: o}) }
-	_, err = engine.Run[any](r.Context(), s.e, "push", in, engine.Streams{}, name)
+	_, err = job.Run[any](r.Context(), s.e.Jobs, "push", in, job.Streams{}, name)
 	return l.end(err)
 }
 
@@ -225,7 +226,7 @@ func (s *Server) searchImages(w http.ResponseWriter, r *http.Request) error {
 	if in.Creds, err = credentials(r, in.Term); err != nil {
 		return err
 	}
-	found, err := engine.Run[[]registry.Found](r.Context(), s.e, "search", in, engine.Streams{}, in.Term)
+	found, err := job.Run[[]registry.Found](r.Context(), s.e.Jobs, "search", in, job.Streams{}, in.Term)
 	if err != nil {
 		return err
 	}
@@ -245,7 +246,7 @@ func (s *Server) checkAuth(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	in := engine.AuthIn{Server: a.ServerAddress, Creds: a.credentials()}
-	if _, err := engine.Run[any](r.Context(), s.e, "auth", in, engine.Streams{}, a.ServerAddress); err != nil {
+	if _, err := job.Run[any](r.Context(), s.e.Jobs, "auth", in, job.Streams{}, a.ServerAddress); err != nil {
 		return err
 	}
 	return reply(w, http.StatusOK, map[string]string{"Status": "Login Succeeded", "IdentityToken": ""})
@@ -261,7 +262,7 @@ func (s *Server) inspectDistribution(w http.ResponseWriter, r *http.Request) err
 	if in.Creds, err = credentials(r, name); err != nil {
 		return err
 	}
-	out, err := engine.Run[engine.DistributionOut](r.Context(), s.e, "distribution-inspect", in, engine.Streams{}, name)
+	out, err := job.Run[engine.DistributionOut](r.Context(), s.e.Jobs, "distribution-inspect", in, job.Streams{}, name)
 	if err != nil {
 		return err
 	}
@@ -282,6 +283,6 @@ func (s *Server) serveRegistry(w http.ResponseWriter, r *http.Request) error {
 		Listen: req.Listen, TLSCert: req.TLSCert, TLSKey: req.TLSKey, Htpasswd: req.Htpasswd, ReadOnly: req.ReadOnly, AnyoneMayPush: req.AnyoneMayPush,
 		Began: func(addr net.Addr) { l.write(progressLine{Status: "Serving images on " + addr.String()}) },
 	}
-	_, err := engine.Run[any](r.Context(), s.e, "registry-serve", in, engine.Streams{}, req.Listen)
+	_, err := job.Run[any](r.Context(), s.e.Jobs, "registry-serve", in, job.Streams{}, req.Listen)
 	return l.end(err)
 }

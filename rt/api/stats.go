@@ -8,11 +8,12 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 func (s *Server) topContainer(w http.ResponseWriter, r *http.Request) error {
 	in := engine.TopIn{Ref: r.PathValue("name"), Args: r.FormValue("ps_args")}
-	out, err := engine.Run[engine.TopOut](r.Context(), s.e, "top", in, engine.Streams{}, in.Ref)
+	out, err := job.Run[engine.TopOut](r.Context(), s.e.Jobs, "top", in, job.Streams{}, in.Ref)
 	if err != nil {
 		return err
 	}
@@ -28,7 +29,7 @@ func (s *Server) updateContainer(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	in := engine.UpdateIn{Ref: r.PathValue("name"), Limits: req.Resources, Policy: req.RestartPolicy, Bandwidth: req.Bandwidth}
-	if err := engine.Do(r.Context(), s.e, "update", in, in.Ref); err != nil {
+	if err := job.Do(r.Context(), s.e.Jobs, "update", in, in.Ref); err != nil {
 		return err
 	}
 	return reply(w, http.StatusOK, container.UpdateResponse{Warnings: []string{}})
@@ -41,7 +42,7 @@ const statsEvery = time.Second
 func (s *Server) containerStats(w http.ResponseWriter, r *http.Request) error {
 	stream := r.FormValue("stream") == "" || flag(r, "stream")
 	take := func() (engine.Sample, error) {
-		return engine.Run[engine.Sample](r.Context(), s.e, "stats", r.PathValue("name"), engine.Streams{}, r.PathValue("name"))
+		return job.Run[engine.Sample](r.Context(), s.e.Jobs, "stats", r.PathValue("name"), job.Streams{}, r.PathValue("name"))
 	}
 	before, err := take()
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/term"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 const (
@@ -59,9 +60,9 @@ func (s *Server) attachContainer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return hijack(w, r, v.Config.Tty, keys, func(ctx context.Context, streams engine.Streams, begin func(bool)) {
+	return hijack(w, r, v.Config.Tty, keys, func(ctx context.Context, streams job.Streams, begin func(bool)) {
 		in.Began = begin
-		if _, err := engine.Run[any](ctx, s.e, "attach", in, streams, name); err != nil {
+		if _, err := job.Run[any](ctx, s.e.Jobs, "attach", in, streams, name); err != nil {
 			fmt.Fprintf(streams.Stderr, "%v\n", err)
 		}
 	})
@@ -97,7 +98,7 @@ func (e escape) Read(p []byte) (int, error) {
 
 // hijack hands the connection over to work, as a job's streams; begin writes the answer's head. On a terminal, keys end
 // the connection and not what is at its other end.
-func hijack(w http.ResponseWriter, r *http.Request, tty bool, keys []byte, work func(ctx context.Context, streams engine.Streams, begin func(tty bool))) error {
+func hijack(w http.ResponseWriter, r *http.Request, tty bool, keys []byte, work func(ctx context.Context, streams job.Streams, begin func(tty bool))) error {
 	hj, ok := w.(http.Hijacker)
 	if !ok {
 		return invalid("this connection cannot be taken over")
@@ -115,7 +116,7 @@ func hijack(w http.ResponseWriter, r *http.Request, tty bool, keys []byte, work 
 	}
 	ctx, cancel := contextOf(r, conn)
 	defer cancel()
-	streams := engine.Streams{Stdin: halfCloser(buf.Reader, conn), Stdout: out, Stderr: errs}
+	streams := job.Streams{Stdin: halfCloser(buf.Reader, conn), Stdout: out, Stderr: errs}
 	if tty {
 		streams.Stdin = escape{term.NewEscapeProxy(streams.Stdin, keys), cancel}
 	}
@@ -171,7 +172,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusOK)
 		flush(w)
 	}
-	_, err = engine.Run[any](r.Context(), s.e, "logs", in, engine.Streams{Stdout: out, Stderr: errs}, in.Ref)
+	_, err = job.Run[any](r.Context(), s.e.Jobs, "logs", in, job.Streams{Stdout: out, Stderr: errs}, in.Ref)
 	if err != nil && r.Context().Err() != nil {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // readHeader bounds how long a client may take to say what it wants.
@@ -63,7 +64,7 @@ func (s *Server) version(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
-	i, err := engine.Run[engine.Info](r.Context(), s.e, "info", struct{}{}, engine.Streams{})
+	i, err := job.Run[engine.Info](r.Context(), s.e.Jobs, "info", struct{}{}, job.Streams{})
 	if err != nil {
 		return err
 	}
@@ -164,7 +165,7 @@ func readTime(v string) (time.Time, error) {
 }
 
 func (s *Server) jobs(w http.ResponseWriter, r *http.Request) error {
-	return reply(w, http.StatusOK, s.e.Jobs())
+	return reply(w, http.StatusOK, s.e.Jobs.List())
 }
 
 func (s *Server) killJob(w http.ResponseWriter, r *http.Request) error {
@@ -172,7 +173,7 @@ func (s *Server) killJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return invalid("invalid job id %q", r.PathValue("id"))
 	}
-	if err := s.e.KillJob(id); err != nil {
+	if err := s.e.Jobs.Kill(id); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -180,7 +181,7 @@ func (s *Server) killJob(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) bootMarks(w http.ResponseWriter, r *http.Request) error {
-	return reply(w, http.StatusOK, s.e.Boot().Marks())
+	return reply(w, http.StatusOK, s.e.Boot.Marks())
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
@@ -188,7 +189,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
-	p, err := engine.Run[engine.PlanOut](r.Context(), s.e, "plan", r.PathValue("name"), engine.Streams{}, r.PathValue("name"))
+	p, err := job.Run[engine.PlanOut](r.Context(), s.e.Jobs, "plan", r.PathValue("name"), job.Streams{}, r.PathValue("name"))
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // diskUsage answers in the form of API versions up to 1.51. There is no build cache, and there are no volumes yet.
@@ -22,7 +23,7 @@ func (s *Server) diskUsage(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	wanted := func(t string) bool { return len(types) == 0 || slices.Contains(types, t) }
-	u, err := engine.Run[engine.DiskUsage](r.Context(), s.e, "df", struct{}{}, engine.Streams{})
+	u, err := job.Run[engine.DiskUsage](r.Context(), s.e.Jobs, "df", struct{}{}, job.Streams{})
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (s *Server) diskUsage(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) graph(w http.ResponseWriter, r *http.Request) error {
 	about := r.FormValue("name")
-	v, err := engine.Run[repo.GraphView](r.Context(), s.e, "graph", about, engine.Streams{}, about)
+	v, err := job.Run[repo.GraphView](r.Context(), s.e.Jobs, "graph", about, job.Streams{}, about)
 	if err != nil {
 		return err
 	}

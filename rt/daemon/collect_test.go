@@ -16,7 +16,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/repo"
-	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // mib is a tar stream of one file of 1 MiB, other content for each name.
@@ -66,10 +66,10 @@ func (m *machine) lastUsed(days map[string]int) {
 // collected waits for n collect jobs and gives what they say.
 func (m *machine) collected(n int) (notes []string) {
 	m.t.Helper()
-	var jobs []engine.JobInfo
+	var jobs []job.Info
 	m.until(fmt.Sprintf("%d collect jobs", n), func() bool {
 		jobs = m.jobs("collect")
-		return len(jobs) >= n && !slices.ContainsFunc(jobs, func(j engine.JobInfo) bool { return j.Ended.IsZero() })
+		return len(jobs) >= n && !slices.ContainsFunc(jobs, func(j job.Info) bool { return j.Ended.IsZero() })
 	})
 	for _, j := range jobs {
 		require.Empty(m.t, j.Error)

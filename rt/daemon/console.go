@@ -61,12 +61,12 @@ func consoleDevice() string {
 }
 
 // handOff notes the kernel's part and the keeper's, whose log's lines begin with the time since the kernel started.
-func handOff(trace *engine.BootTrace) {
+func handOff(trace *boot.Trace) {
 	b, err := os.ReadFile("/run/coble/keeper.log")
 	var first float64
 	if _, serr := fmt.Sscanf(string(b), "%f", &first); err != nil || serr != nil {
 		return
 	}
-	trace.Add(engine.Mark{Name: "kernel", End: first * 1000})
-	trace.Add(engine.Mark{Name: "mounts, keeper", Start: first * 1000, End: engine.Uptime()})
+	trace.Add(boot.Mark{Name: "kernel", End: first * 1000})
+	trace.Add(boot.Mark{Name: "mounts, keeper", Start: first * 1000, End: boot.Uptime()})
 }

@@ -16,12 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/configs"
+	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/netcfg/links"
 	"github.com/coble-os/coble/rt/api"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // Options are the daemon's flags.
@@ -48,7 +50,7 @@ func Run(o Options) error {
 	log := newLog(o)
 	var conf configs.Config
 	var problems []configs.Problem
-	trace := engine.NewBootTrace()
+	trace := boot.NewTrace()
 	var own *links.Keeper
 	if o.Init {
 		o, conf, own, problems = bootMachine(o, log, trace)
@@ -81,7 +83,7 @@ func newLog(o Options) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
-func engineOptions(o Options, conf configs.Config, log *slog.Logger, trace *engine.BootTrace) engine.Options {
+func engineOptions(o Options, conf configs.Config, log *slog.Logger, trace *boot.Trace) engine.Options {
 	options := engine.Options{
 		Root: o.Root, Run: o.Run, Driver: o.Driver, Pool: conf.Storage.Pool, Log: log, Version: o.Version, Init: o.Init, Trace: trace,
 		Network:  engine.NetworkOptions{Subnet: conf.Network["default"].Subnet, MTU: conf.Network["default"].MTU, Proxy: conf.Network["default"].Proxy},
@@ -101,15 +103,15 @@ func serve(e *engine.Engine, o Options, log *slog.Logger, launch engine.LaunchIn
 			return err
 		}
 		// serveapi is a job like any other: it ends with the engine.
-		go engine.Do(context.Background(), e, "serveapi", func() error { return srv.Serve(l) }, h)
+		go job.Do(context.Background(), e.Jobs, "serveapi", func() error { return srv.Serve(l) }, h)
 	}
 	e.Ready()
-	go giveBackWhenQuiet(e.JobCount)
+	go giveBackWhenQuiet(e.Jobs.Count)
 	if o.Init {
 		go consoleShell(log)
 		go powerButton(e, log)
 	}
-	go engine.Do(context.Background(), e, "launch", launch)
+	go job.Do(context.Background(), e.Jobs, "launch", launch)
 	go offerImages(e, launch.Config.Registry.Serve, log)
 	for s := range signals {
 		if s != unix.SIGHUP {
@@ -118,7 +120,7 @@ func serve(e *engine.Engine, o Options, log *slog.Logger, launch engine.LaunchIn
 		reload(e, o, own, log)
 	}
 	log.Info("shutting down")
-	return engine.Do(context.Background(), e, "shutdown", struct{}{})
+	return job.Do(context.Background(), e.Jobs, "shutdown", struct{}{})
 }
 
 // offerImages serves the machine's images, if the TOML file says so.
@@ -144,7 +146,7 @@ func offerImages(e *engine.Engine, conf configs.RegistryServe, log *slog.Logger)
 		}
 		*f.text = string(b)
 	}
-	if err := engine.Do(context.Background(), e, "registry-serve", in, in.Listen); err != nil {
+	if err := job.Do(context.Background(), e.Jobs, "registry-serve", in, in.Listen); err != nil {
 		log.Error("serve registry", "err", err)
 	}
 }
@@ -162,7 +164,7 @@ func reload(e *engine.Engine, o Options, own *links.Keeper, log *slog.Logger) {
 	if own != nil {
 		own.Set(linkConfig(conf))
 	}
-	go engine.Do(context.Background(), e, "launch", engine.LaunchIn{Config: conf, Problems: problems})
+	go job.Do(context.Background(), e.Jobs, "launch", engine.LaunchIn{Config: conf, Problems: problems})
 }
 
 // Clean takes away everything that a daemon with these folders ever made in the kernel: processes, cgroups, links,

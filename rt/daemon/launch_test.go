@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // launched starts a daemon whose file begins with the image "box".
@@ -27,7 +27,7 @@ func launched(t *testing.T, sections string) *machine {
 func (m *machine) settle(n int) {
 	m.t.Helper()
 	m.until("the launcher's end", func() bool {
-		var jobs []engine.JobInfo
+		var jobs []job.Info
 		require.NoError(m.t, json.Unmarshal([]byte(m.do("GET", "/coble/jobs", nil)), &jobs))
 		done := 0
 		for _, j := range jobs {

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/coble-os/coble/configs"
+	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/netcfg/links"
-	"github.com/coble-os/coble/rt/engine"
 )
 
 // keepLinks begins to keep the machine's own links as the file wants them. Nothing waits for them here.
-func keepLinks(o Options, conf configs.Config, log *slog.Logger, trace *engine.BootTrace) (*links.Keeper, error) {
+func keepLinks(o Options, conf configs.Config, log *slog.Logger, trace *boot.Trace) (*links.Keeper, error) {
 	k, err := links.Start(links.Options{
 		Host: hostName(conf), Resolv: "/etc/resolv.conf", Memory: filepath.Join(o.Run, "links.json"),
 		Log:     func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...)) },

@@ -12,7 +12,6 @@ import (
 	"github.com/coble-os/coble/configs"
 	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/netcfg/links"
-	"github.com/coble-os/coble/rt/engine"
 )
 
 // diskWait bounds how long a data disk may take to appear.
@@ -20,7 +19,7 @@ const diskWait = 15 * time.Second
 
 // bootMachine is the boot between the keeper's first mounts and the engine: what goes wrong in a step is on the console
 // and in `coble status`, and the boot goes on.
-func bootMachine(o Options, log *slog.Logger, trace *engine.BootTrace) (Options, configs.Config, *links.Keeper, []configs.Problem) {
+func bootMachine(o Options, log *slog.Logger, trace *boot.Trace) (Options, configs.Config, *links.Keeper, []configs.Problem) {
 	var problems []configs.Problem
 	step := func(name string, f func() error) bool {
 		err := trace.Span(name, f)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // onSmallDisk is a booted machine whose root is an ext4 of so many MiB, with the image box.
@@ -30,9 +31,9 @@ func onSmallDisk(t *testing.T, size int64, config string) *machine {
 	return m
 }
 
-func (m *machine) jobs(name string) (found []engine.JobInfo) {
+func (m *machine) jobs(name string) (found []job.Info) {
 	m.t.Helper()
-	var all []engine.JobInfo
+	var all []job.Info
 	require.NoError(m.t, json.Unmarshal([]byte(m.do("GET", "/coble/jobs", nil)), &all))
 	for _, j := range all {
 		if j.Name == name {

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/logs"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -26,7 +27,7 @@ type AttachIn struct {
 }
 
 // attach connects the job's streams until the container's output ends or the client goes.
-func (e *Engine) attach(j *Job, in AttachIn) (any, error) {
+func (e *Engine) attach(j *job.Job, in AttachIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err
@@ -49,7 +50,7 @@ func (e *Engine) attach(j *Job, in AttachIn) (any, error) {
 }
 
 // stream copies until the output ends.
-func (c *ctr) stream(j *Job, in AttachIn, at *logs.Attachment) error {
+func (c *ctr) stream(j *job.Job, in AttachIn, at *logs.Attachment) error {
 	ctx, cancel := context.WithCancel(j.Context())
 	defer cancel()
 	if in.Stdin && j.Stdin != nil {
@@ -162,7 +163,7 @@ type LogsIn struct {
 	Began          func(tty bool)
 }
 
-func (e *Engine) logs(j *Job, in LogsIn) (any, error) {
+func (e *Engine) logs(j *job.Job, in LogsIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err
@@ -190,7 +191,7 @@ func (e *Engine) logs(j *Job, in LogsIn) (any, error) {
 	})
 }
 
-func writeRecord(j *Job, r logs.Record) error {
+func writeRecord(j *job.Job, r logs.Record) error {
 	w := j.Stdout
 	if r.Stream == 2 {
 		w = j.Stderr

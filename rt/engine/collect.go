@@ -12,6 +12,7 @@ import (
 	"github.com/coble-os/coble/configs"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // keepRules are what the TOML file says about images that nobody uses.
@@ -82,14 +83,14 @@ func (e *Engine) collectSoon() {
 		return
 	}
 	go func() {
-		if err := Do(e.ctx, e, "collect", struct{}{}, rules.text()...); err != nil && e.ctx.Err() == nil {
+		if err := job.Do(e.ctx, e.Jobs, "collect", struct{}{}, rules.text()...); err != nil && e.ctx.Err() == nil {
 			e.log.Error("collect images", "err", err)
 		}
 	}()
 }
 
 // collect removes images until the limits hold. One that comes into use meanwhile stays.
-func (e *Engine) collect(j *Job, _ struct{}) (any, error) {
+func (e *Engine) collect(j *job.Job, _ struct{}) (any, error) {
 	e.collecting.Lock()
 	defer e.collecting.Unlock()
 	rules := e.keepRules()

@@ -16,6 +16,7 @@ import (
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 )
 
@@ -27,7 +28,7 @@ type CommitIn struct {
 	request.Commit
 }
 
-func (e *Engine) commit(j *Job, in CommitIn) (image.ID, error) {
+func (e *Engine) commit(j *job.Job, in CommitIn) (image.ID, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return "", err
@@ -86,7 +87,7 @@ type ImportIn struct {
 	Platform image.Platform // empty: this machine's
 }
 
-func (e *Engine) importImage(j *Job, in ImportIn) (image.ID, error) {
+func (e *Engine) importImage(j *job.Job, in ImportIn) (image.ID, error) {
 	if in.Platform.Architecture == "" {
 		in.Platform = repo.Here()
 	}
@@ -135,7 +136,7 @@ type SaveIn struct {
 }
 
 // save writes an archive of images to the job's Stdout. Nothing is written if there is an error before the first of them.
-func (e *Engine) save(j *Job, in SaveIn) (any, error) {
+func (e *Engine) save(j *job.Job, in SaveIn) (any, error) {
 	if len(in.Names) == 0 {
 		return nil, fault.New(fault.Invalid, "save images: name at least one")
 	}
@@ -159,7 +160,7 @@ func (e *Engine) save(j *Job, in SaveIn) (any, error) {
 }
 
 // export writes a container's root file system, without what is mounted on it, to the job's Stdout as a tar stream.
-func (e *Engine) export(j *Job, ref string) (any, error) {
+func (e *Engine) export(j *job.Job, ref string) (any, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return nil, err
@@ -175,7 +176,7 @@ func (e *Engine) export(j *Job, ref string) (any, error) {
 }
 
 // changes lists what a container has otherwise than its image.
-func (e *Engine) changes(_ *Job, ref string) ([]repo.Change, error) {
+func (e *Engine) changes(_ *job.Job, ref string) ([]repo.Change, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return nil, err

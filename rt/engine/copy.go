@@ -14,6 +14,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
 )
 
@@ -80,7 +81,7 @@ type PathStat struct {
 	LinkTarget string // of a symlink: where it leads, in the container
 }
 
-func (e *Engine) copyStat(_ *Job, in CopyIn) (st PathStat, err error) {
+func (e *Engine) copyStat(_ *job.Job, in CopyIn) (st PathStat, err error) {
 	err = e.copying(in, func(c *ctr, root *os.File) (err error) {
 		st, err = c.statIn(root, in.Path)
 		return err
@@ -138,7 +139,7 @@ func (c *ctr) statIn(root *os.File, p string) (PathStat, error) {
 }
 
 // copyFrom writes what is at a path, and below, to the job's Stdout as a tar stream. in.Stat hears of it before.
-func (e *Engine) copyFrom(j *Job, in CopyIn) (any, error) {
+func (e *Engine) copyFrom(j *job.Job, in CopyIn) (any, error) {
 	return nil, e.copying(in, func(c *ctr, root *os.File) error {
 		st, err := c.statIn(root, in.Path)
 		if err != nil {
@@ -161,7 +162,7 @@ func (e *Engine) copyFrom(j *Job, in CopyIn) (any, error) {
 }
 
 // copyTo unpacks the job's Stdin, a tar stream, into a folder of the container.
-func (e *Engine) copyTo(j *Job, in CopyIn) (any, error) {
+func (e *Engine) copyTo(j *job.Job, in CopyIn) (any, error) {
 	return nil, e.copying(in, func(c *ctr, root *os.File) error {
 		if err := c.mayCopyTo(root, in); err != nil {
 			return err

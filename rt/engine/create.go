@@ -12,6 +12,7 @@ import (
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/logs"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
@@ -24,7 +25,7 @@ type CreateOut struct {
 }
 
 // create makes the record and the writable layer; nothing of the kernel's is touched.
-func (e *Engine) create(j *Job, in request.Create) (CreateOut, error) {
+func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	if err := request.Check(in, machine()); err != nil {
 		return CreateOut{}, err
 	}

@@ -20,10 +20,12 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/registry/server"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox/cgroup"
@@ -46,7 +48,7 @@ type Options struct {
 	// Online waits for a link of the TOML file, or with an empty name for a default route; nil: links are not coble's, and
 	// nothing waits for them.
 	Online func(ctx context.Context, link string) error
-	Trace  *BootTrace // what happened before; nil: nothing
+	Trace  *boot.Trace // what happened before; nil: nothing
 }
 
 // NetworkOptions describe the default bridge network.
@@ -67,6 +69,9 @@ type LogOptions struct {
 
 // Engine is the table of handlers and the store of containers.
 type Engine struct {
+	Jobs *job.Table // all that the engine can be asked for
+	Boot *boot.Trace
+
 	o        Options
 	id       string // of this installation, 32 hex digits
 	log      *slog.Logger
@@ -78,10 +83,8 @@ type Engine struct {
 	settled  sync.Once // the default network's subnet was looked at
 	listen   listenRules
 	keeper   *keeperLink
-	jobs     jobTable
 	events   eventLog
 	name     string // instance name: of the bridge, the nftables table and the cgroup
-	boot     *BootTrace
 	problems problemList
 	adopted  bool // an earlier engine of this boot has written down the state of every container
 
@@ -119,16 +122,14 @@ func Open(o Options) (*Engine, error) {
 	e := &Engine{
 		o: o, log: o.Log, name: InstanceName(o.Root),
 		containers: map[string]*ctr{}, execs: map[string]*execution{}, names: map[string]string{}, ports: map[portKey][]portUse{},
-		done: make(chan struct{}), boot: o.Trace,
+		done: make(chan struct{}), Jobs: job.NewTable(), Boot: o.Trace,
 	}
-	if e.boot == nil {
-		e.boot = NewBootTrace()
+	if e.Boot == nil {
+		e.Boot = boot.NewTrace()
 	}
 	if o.Init {
 		e.name = "coble" // the machine's only engine, wherever its disk is mounted
 	}
-	e.jobs.handlers = map[string]func(*Job, any) (any, error){}
-	e.jobs.running = map[uint64]*Job{}
 	e.events.listeners = map[chan events.Message]struct{}{}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := e.openParts(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/sandbox"
@@ -67,7 +68,7 @@ func (e *Engine) findExec(id string) (*execution, error) {
 }
 
 // execCreate notes what to run.
-func (e *Engine) execCreate(_ *Job, in ExecIn) (string, error) {
+func (e *Engine) execCreate(_ *job.Job, in ExecIn) (string, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return "", err
@@ -106,7 +107,7 @@ type ExecStartIn struct {
 }
 
 // execStart runs it to its end, or, detached, only starts it.
-func (e *Engine) execStart(j *Job, in ExecStartIn) (any, error) {
+func (e *Engine) execStart(j *job.Job, in ExecStartIn) (any, error) {
 	x, err := e.findExec(in.ID)
 	if err != nil {
 		return nil, err
@@ -237,7 +238,7 @@ func closeAll(files [3]*os.File) {
 }
 
 // connect starts copying; the group is done when the output has ended.
-func (x *execution) connect(j *Job, ends [3]*os.File, detach bool) *sync.WaitGroup {
+func (x *execution) connect(j *job.Job, ends [3]*os.File, detach bool) *sync.WaitGroup {
 	var copied sync.WaitGroup
 	out := func(w io.Writer, f *os.File) {
 		if f != nil {
@@ -309,7 +310,7 @@ func (x *execution) ended(code int) {
 	x.mu.Unlock()
 }
 
-func (e *Engine) execInspect(_ *Job, id string) (ExecView, error) {
+func (e *Engine) execInspect(_ *job.Job, id string) (ExecView, error) {
 	x, err := e.findExec(id)
 	if err != nil {
 		return ExecView{}, err
@@ -319,7 +320,7 @@ func (e *Engine) execInspect(_ *Job, id string) (ExecView, error) {
 	return ExecView{ExecIn: x.in, ID: x.id, Container: x.c.spec().ID, Running: x.running, Pid: x.pid, ExitCode: x.code}, nil
 }
 
-func (e *Engine) execResize(_ *Job, in ResizeIn) (any, error) {
+func (e *Engine) execResize(_ *job.Job, in ResizeIn) (any, error) {
 	x, err := e.findExec(in.Ref)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/rt/fault"
 )
 
@@ -88,7 +89,7 @@ func (e *Engine) problemOnce(text string) {
 
 // Status tells how the machine does.
 func (e *Engine) Status() Status {
-	st := Status{Version: e.o.Version, Uptime: Uptime(), Problems: []string{}, Containers: []ContainerStatus{}}
+	st := Status{Version: e.o.Version, Uptime: boot.Uptime(), Problems: []string{}, Containers: []ContainerStatus{}}
 	st.Hostname, _ = os.Hostname()
 	e.problems.mu.Lock()
 	st.Problems = append(st.Problems, e.problems.texts...)

@@ -11,6 +11,7 @@ import (
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // FsckIn says what the store is to be checked for.
@@ -23,7 +24,7 @@ type FsckIn struct {
 }
 
 // fsck checks the images' store, and repairs it if it is told where from.
-func (e *Engine) fsck(j *Job, in FsckIn) ([]repo.Finding, error) {
+func (e *Engine) fsck(j *job.Job, in FsckIn) ([]repo.Finding, error) {
 	o := repo.CheckOptions{Image: in.Image, Quick: in.Quick, Progress: in.Progress}
 	from, err := e.repairFrom(j.Context(), &o, in)
 	if err != nil {

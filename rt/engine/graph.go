@@ -6,6 +6,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/store"
 )
 
@@ -27,7 +28,7 @@ func taken(err error) error {
 }
 
 // graph shows what uses what: all of it, or what has to do with one container, image or layer.
-func (e *Engine) graph(_ *Job, about string) (repo.GraphView, error) {
+func (e *Engine) graph(_ *job.Job, about string) (repo.GraphView, error) {
 	v, err := e.images.Graph(about)
 	if err != nil {
 		return v, imageError(err)

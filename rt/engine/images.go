@@ -11,6 +11,7 @@ import (
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // LoadIn asks for the images of an archive: the job's Stdin, or a path on the engine's machine.
@@ -23,7 +24,7 @@ type LoadIn struct {
 	Progress func(repo.Progress)
 }
 
-func (e *Engine) load(j *Job, in LoadIn) ([]repo.Loaded, error) {
+func (e *Engine) load(j *job.Job, in LoadIn) ([]repo.Loaded, error) {
 	progress := in.Progress
 	if progress == nil {
 		progress = func(repo.Progress) {}
@@ -63,7 +64,7 @@ type ImageList struct {
 	Containers map[string]int // by image id
 }
 
-func (e *Engine) listImages(*Job, struct{}) (ImageList, error) {
+func (e *Engine) listImages(*job.Job, struct{}) (ImageList, error) {
 	images, err := e.images.List()
 	if err != nil {
 		return ImageList{}, err
@@ -75,7 +76,7 @@ func (e *Engine) listImages(*Job, struct{}) (ImageList, error) {
 	return l, nil
 }
 
-func (e *Engine) inspectImage(_ *Job, ref string) (image.Image, error) {
+func (e *Engine) inspectImage(_ *job.Job, ref string) (image.Image, error) {
 	img, err := e.images.Get(ref)
 	if err != nil {
 		return img, imageError(err)
@@ -86,7 +87,7 @@ func (e *Engine) inspectImage(_ *Job, ref string) (image.Image, error) {
 // TagIn asks for another name of an image.
 type TagIn struct{ Image, Ref string }
 
-func (e *Engine) tag(_ *Job, in TagIn) (any, error) {
+func (e *Engine) tag(_ *job.Job, in TagIn) (any, error) {
 	if err := e.images.Tag(in.Image, in.Ref); err != nil {
 		return nil, imageError(err)
 	}
@@ -103,7 +104,7 @@ type RemoveImageIn struct {
 	Force bool
 }
 
-func (e *Engine) removeImage(_ *Job, in RemoveImageIn) ([]repo.Removed, error) {
+func (e *Engine) removeImage(_ *job.Job, in RemoveImageIn) ([]repo.Removed, error) {
 	img, err := e.images.Get(in.Ref)
 	if err != nil {
 		return nil, imageError(err)
@@ -172,7 +173,7 @@ func (e *Engine) imageFree(img image.Image, in RemoveImageIn) error {
 // Sizes are what a container takes on storage, in bytes.
 type Sizes struct{ Written, Root int64 }
 
-func (e *Engine) sizes(_ *Job, ref string) (Sizes, error) {
+func (e *Engine) sizes(_ *job.Job, ref string) (Sizes, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return Sizes{}, err

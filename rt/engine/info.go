@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/sandbox"
 	"github.com/coble-os/coble/sandbox/rootfs"
@@ -32,7 +33,7 @@ type Info struct {
 	Goroutines, Descriptors, Waiting int
 }
 
-func (e *Engine) info(*Job, struct{}) (Info, error) {
+func (e *Engine) info(*job.Job, struct{}) (Info, error) {
 	i := Info{
 		ID: e.id, Version: e.o.Version, Root: e.o.Root, CPUs: runtime.NumCPU(), CgroupVersion: CgroupVersion(),
 		Bridge: e.bridgeName(), Subnet: e.defaultNetwork().V4.String(), Goroutines: runtime.NumGoroutine(), OS: osName(),
@@ -95,7 +96,7 @@ type PlanOut struct {
 }
 
 // plan compiles what starting the container would do, without doing it.
-func (e *Engine) plan(_ *Job, ref string) (PlanOut, error) {
+func (e *Engine) plan(_ *job.Job, ref string) (PlanOut, error) {
 	var out PlanOut
 	c, err := e.find(ref)
 	if err != nil {

@@ -12,8 +12,10 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/coble-os/coble/configs"
+	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 )
 
@@ -26,7 +28,7 @@ type LaunchIn struct {
 // launch brings images and containers to what the file says and starts them in order, then the containers that their
 // restart policy wants. It may run any number of times: what is there already is left alone. One that fails is told of
 // and does not stop the others.
-func (e *Engine) launch(j *Job, in LaunchIn) (any, error) {
+func (e *Engine) launch(j *job.Job, in LaunchIn) (any, error) {
 	e.launching.Lock()
 	defer e.launching.Unlock()
 	e.setRules(rulesOf(in.Config, in.Problems))
@@ -39,7 +41,7 @@ func (e *Engine) launch(j *Job, in LaunchIn) (any, error) {
 	}
 	e.dropVanished(j, in.Config, spoiled)
 	for _, name := range sortedNames(in.Config.Image) {
-		err := e.boot.Span("image "+name, func() error { return e.launchImage(j, name, in.Config.Image[name].Source) })
+		err := e.Boot.Span("image "+name, func() error { return e.launchImage(j, name, in.Config.Image[name].Source) })
 		if err != nil {
 			e.Problem(fmt.Sprintf("image %s: %v", name, err))
 		}
@@ -75,7 +77,7 @@ func sortedNames[V any](m map[string]V) []string {
 }
 
 // launchImage unpacks an image, unless the source is the one that it came from and the image is whole.
-func (e *Engine) launchImage(j *Job, name, source string) error {
+func (e *Engine) launchImage(j *job.Job, name, source string) error {
 	stamp, err := sourceStamp(source)
 	if err != nil {
 		return err
@@ -86,7 +88,7 @@ func (e *Engine) launchImage(j *Job, name, source string) error {
 			return nil
 		}
 	}
-	if _, err := Run[[]repo.Loaded](j.Context(), e, "load", LoadIn{Path: source, Name: name}, Streams{}, source); err != nil {
+	if _, err := job.Run[[]repo.Loaded](j.Context(), e.Jobs, "load", LoadIn{Path: source, Name: name}, job.Streams{}, source); err != nil {
 		return err
 	}
 	return e.store.PutMeta(key, []byte(stamp))
@@ -107,7 +109,7 @@ func sourceStamp(source string) (string, error) {
 }
 
 // makeContainer makes the container if it is not there, and makes it anew if its section or its image has changed.
-func (e *Engine) makeContainer(j *Job, name string, conf configs.Container) error {
+func (e *Engine) makeContainer(j *job.Job, name string, conf configs.Container) error {
 	in, err := request.FromSection(name, conf)
 	if err != nil {
 		return err
@@ -117,12 +119,12 @@ func (e *Engine) makeContainer(j *Job, name string, conf configs.Container) erro
 	case err == nil && old.spec().Origin == "":
 		return fmt.Errorf("a container with this name was made by hand: remove or rename it (coble rm -f %s)", name)
 	case err == nil && (old.spec().OriginHash != in.Hash || old.spec().ImageID != e.ImageIDOf(conf.Image)):
-		if err := Do(j.Context(), e, "rm", RemoveIn{Ref: name, Force: true}, name); err != nil {
+		if err := job.Do(j.Context(), e.Jobs, "rm", RemoveIn{Ref: name, Force: true}, name); err != nil {
 			return err
 		}
 		fallthrough
 	case err != nil:
-		_, err = Run[CreateOut](j.Context(), e, "create", in, Streams{}, name)
+		_, err = job.Run[CreateOut](j.Context(), e.Jobs, "create", in, job.Streams{}, name)
 		return err
 	}
 	return nil
@@ -130,7 +132,7 @@ func (e *Engine) makeContainer(j *Job, name string, conf configs.Container) erro
 
 // launchContainer starts a container of the file, unless this boot has started it already, and tells if that fails.
 func (e *Engine) launchContainer(ctx context.Context, name string, conf configs.Container) {
-	err := e.boot.Span("start "+name, func() error { return e.startOnce(ctx, name, conf) })
+	err := e.Boot.Span("start "+name, func() error { return e.startOnce(ctx, name, conf) })
 	if err != nil {
 		e.Problem(fmt.Sprintf("container %s: %v", name, err))
 		return
@@ -146,7 +148,7 @@ func (e *Engine) startOnce(ctx context.Context, name string, conf configs.Contai
 	if v := c.view(); v.State.Run > 0 && !e.isFresh() {
 		return nil
 	}
-	err = Do(ctx, e, "start", name, name)
+	err = job.Do(ctx, e.Jobs, "start", name, name)
 	if fault.KindOf(err) == fault.NotModified {
 		return nil
 	}
@@ -157,20 +159,20 @@ func (e *Engine) startOnce(ctx context.Context, name string, conf configs.Contai
 }
 
 // dropVanished removes containers whose section is no longer in the file. A section with a mistake is not gone.
-func (e *Engine) dropVanished(j *Job, c configs.Config, spoiled map[string]bool) {
+func (e *Engine) dropVanished(j *job.Job, c configs.Config, spoiled map[string]bool) {
 	for _, v := range e.Containers() {
 		name, ours := strings.CutPrefix(v.Origin, "container.")
 		if _, there := c.Container[name]; !ours || there || spoiled[v.Origin] {
 			continue
 		}
-		if err := Do(j.Context(), e, "rm", RemoveIn{Ref: v.ID, Force: true}, v.Name); err != nil {
+		if err := job.Do(j.Context(), e.Jobs, "rm", RemoveIn{Ref: v.ID, Force: true}, v.Name); err != nil {
 			e.Problem(fmt.Sprintf("remove container %s, which is not in the configuration any more: %v", v.Name, err))
 		}
 	}
 }
 
 // startByPolicy starts what ran before the machine or the daemon went down, on the first engine after that.
-func (e *Engine) startByPolicy(j *Job) {
+func (e *Engine) startByPolicy(j *job.Job) {
 	if !e.isFresh() {
 		return
 	}
@@ -180,7 +182,7 @@ func (e *Engine) startByPolicy(j *Job) {
 		if v.Origin != "" || isRunning(v.State) || !wantedAtBoot(v) {
 			continue
 		}
-		if err := Do(j.Context(), e, "start", v.ID, v.Name); err != nil && fault.KindOf(err) != fault.NotModified {
+		if err := job.Do(j.Context(), e.Jobs, "start", v.ID, v.Name); err != nil && fault.KindOf(err) != fault.NotModified {
 			e.Problem(fmt.Sprintf("container %s: %v", v.Name, err))
 		}
 	}
@@ -209,13 +211,13 @@ func (e *Engine) traceAnswer(name string) {
 	if err != nil || v.State.Pid == 0 {
 		return
 	}
-	start := Uptime()
+	start := boot.Uptime()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(answerLimit); time.Now().Before(deadline); {
 		for _, p := range v.State.Ports {
 			if p.Proto == "tcp" && listens(v.State.Pid, p.ContainerPort) {
-				e.boot.Add(Mark{Name: name + " answers", Start: start, End: Uptime()})
+				e.Boot.Add(boot.Mark{Name: name + " answers", Start: start, End: boot.Uptime()})
 				return
 			}
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -65,7 +66,7 @@ func (e *Engine) networkEvent(action events.Action, n network.Network, container
 }
 
 // createNetwork makes a network, and its bridge or parent.
-func (e *Engine) createNetwork(_ *Job, n network.Network) (network.Network, error) {
+func (e *Engine) createNetwork(_ *job.Job, n network.Network) (network.Network, error) {
 	if networks.Predefined(n.Name) {
 		return n, fault.New(fault.Forbidden, "operation is not permitted on predefined %s network", n.Name)
 	}
@@ -100,7 +101,7 @@ func (e *Engine) bridgeFree(id string) error {
 	return fault.As(fault.Conflict, e.net.Free(k))
 }
 
-func (e *Engine) removeNetwork(_ *Job, ref string) (any, error) {
+func (e *Engine) removeNetwork(_ *job.Job, ref string) (any, error) {
 	n, err := e.networks.Get(ref)
 	if err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ type PruneNetworksIn struct {
 	Want  func(labels map[string]string) bool
 }
 
-func (e *Engine) pruneNetworks(j *Job, in PruneNetworksIn) ([]string, error) {
+func (e *Engine) pruneNetworks(j *job.Job, in PruneNetworksIn) ([]string, error) {
 	gone := []string{}
 	for _, n := range e.networks.All() {
 		if networks.Predefined(n.Name) || e.wanted(n) || !in.Until.IsZero() && !n.Created.Before(in.Until) || !in.Want(n.Labels) {
@@ -162,7 +163,7 @@ func (e *Engine) networkAnd(ref, container string) (network.Network, *ctr, error
 	return n, c, err
 }
 
-func (e *Engine) connect(_ *Job, in ConnectIn) (any, error) {
+func (e *Engine) connect(_ *job.Job, in ConnectIn) (any, error) {
 	n, c, err := e.networkAnd(in.Network, in.Container)
 	if err != nil {
 		return nil, err
@@ -269,7 +270,7 @@ type DisconnectIn struct {
 	Force              bool // nothing more than without: there is no other way
 }
 
-func (e *Engine) disconnect(_ *Job, in DisconnectIn) (any, error) {
+func (e *Engine) disconnect(_ *job.Job, in DisconnectIn) (any, error) {
 	n, c, err := e.networkAnd(in.Network, in.Container)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -102,12 +103,12 @@ func TestLaunchIsDoneOnce(t *testing.T) {
 		require.NoError(t, e.Close())
 	}
 	e = engine()
-	require.NoError(t, Do(e.ctx, e, "launch", LaunchIn{}))
+	require.NoError(t, job.Do(e.ctx, e.Jobs, "launch", LaunchIn{}))
 	require.False(t, e.isFresh())
 	require.NoError(t, e.Close())
 	e = engine()
 	require.False(t, e.isFresh())
-	require.NoError(t, Do(e.ctx, e, "shutdown", struct{}{}))
+	require.NoError(t, job.Do(e.ctx, e.Jobs, "shutdown", struct{}{}))
 	require.NoError(t, e.Close())
 	e = engine()
 	require.True(t, e.isFresh(), "after a polite stop everything that is wanted starts again")

@@ -13,17 +13,18 @@ import (
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 )
 
 func (e *Engine) registerRegistryJobs() {
 	e.registry = registry.New(e.o.Registry)
-	Register(e, "pull", e.pull)
-	Register(e, "push", e.push)
-	Register(e, "search", e.search)
-	Register(e, "auth", e.auth)
-	Register(e, "distribution-inspect", e.distribution)
-	Register(e, "registry-serve", e.serveRegistry)
+	job.Register(e.Jobs, "pull", e.pull)
+	job.Register(e.Jobs, "push", e.push)
+	job.Register(e.Jobs, "search", e.search)
+	job.Register(e.Jobs, "auth", e.auth)
+	job.Register(e.Jobs, "distribution-inspect", e.distribution)
+	job.Register(e.Jobs, "registry-serve", e.serveRegistry)
 }
 
 // PullIn asks for an image, or for all of a repository's.
@@ -35,7 +36,7 @@ type PullIn struct {
 	Tell     func(repo.Event) // may be nil
 }
 
-func (e *Engine) pull(j *Job, in PullIn) (any, error) {
+func (e *Engine) pull(j *job.Job, in PullIn) (any, error) {
 	n, err := image.ParseName(in.Ref)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
@@ -73,7 +74,7 @@ func (e *Engine) pull(j *Job, in PullIn) (any, error) {
 	return nil, nil
 }
 
-func (e *Engine) pullOne(j *Job, s *registry.Session, o repo.PullOptions) error {
+func (e *Engine) pullOne(j *job.Job, s *registry.Session, o repo.PullOptions) error {
 	done, err := e.images.Pull(j.Context(), s, o)
 	if err != nil {
 		return registryError(err, "pull", o.Name)
@@ -144,7 +145,7 @@ type PushOut struct {
 	Size   int // of the manifest, in bytes
 }
 
-func (e *Engine) push(j *Job, in PushIn) (any, error) {
+func (e *Engine) push(j *job.Job, in PushIn) (any, error) {
 	n, err := image.ParseName(in.Repo)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
@@ -215,7 +216,7 @@ type SearchIn struct {
 	Creds    registry.Credentials
 }
 
-func (e *Engine) search(j *Job, in SearchIn) ([]registry.Found, error) {
+func (e *Engine) search(j *job.Job, in SearchIn) ([]registry.Found, error) {
 	if in.Limit == 0 {
 		in.Limit = 25
 	}
@@ -237,7 +238,7 @@ type AuthIn struct {
 	Creds  registry.Credentials
 }
 
-func (e *Engine) auth(j *Job, in AuthIn) (any, error) {
+func (e *Engine) auth(j *job.Job, in AuthIn) (any, error) {
 	err := e.registry.Login(j.Context(), registry.ServerHost(in.Server), in.Creds)
 	if errors.Is(err, registry.ErrUnauthorized) {
 		return nil, fault.As(fault.Unauthorized, err)
@@ -257,7 +258,7 @@ type DistributionOut struct {
 	Platforms  []ocispec.Platform
 }
 
-func (e *Engine) distribution(j *Job, in DistributionIn) (DistributionOut, error) {
+func (e *Engine) distribution(j *job.Job, in DistributionIn) (DistributionOut, error) {
 	n, err := image.ParseName(in.Ref)
 	if err != nil {
 		return DistributionOut{}, fault.As(fault.Invalid, err)

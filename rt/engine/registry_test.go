@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -119,7 +118,7 @@ func pair(t testing.TB) (cert, key string) {
 func TestSearchChecks(t *testing.T) {
 	e := &Engine{}
 	for _, in := range []SearchIn{{}, {Term: "x", Limit: 101}, {Term: "x", Limit: -1}} {
-		_, err := e.search(&Job{ctx: context.Background()}, in)
+		_, err := e.search(nil, in)
 		require.Equal(t, fault.Invalid, fault.KindOf(err))
 	}
 }

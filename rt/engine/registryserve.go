@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/registry/server"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // RegistryServeIn asks for the images of this machine to be offered to others.
@@ -33,7 +33,7 @@ const (
 )
 
 // serveRegistry serves until the job is cancelled.
-func (e *Engine) serveRegistry(j *Job, in RegistryServeIn) (any, error) {
+func (e *Engine) serveRegistry(j *job.Job, in RegistryServeIn) (any, error) {
 	access, conf, err := registryAccess(in)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
@@ -58,7 +58,7 @@ func (e *Engine) serveRegistry(j *Job, in RegistryServeIn) (any, error) {
 	}
 	srv := &http.Server{
 		Handler: store.Handler(access), ReadHeaderTimeout: registryIdle / 4, IdleTimeout: registryIdle,
-		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return blob.CountWritten(e.ctx, &j.written) },
+		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return j.Counting(e.ctx) },
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 )
 
@@ -19,7 +20,7 @@ type RemoveIn struct {
 	Volumes bool // and its anonymous volumes
 }
 
-func (e *Engine) remove(j *Job, in RemoveIn) (any, error) {
+func (e *Engine) remove(j *job.Job, in RemoveIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func (c *ctr) remove() error {
 // RenameIn asks for another name.
 type RenameIn struct{ Ref, Name string }
 
-func (e *Engine) rename(j *Job, in RenameIn) (any, error) {
+func (e *Engine) rename(j *job.Job, in RenameIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err
@@ -111,7 +112,7 @@ type PruneOut struct {
 }
 
 // prune removes every stopped container that the filter keeps.
-func (e *Engine) prune(j *Job, keep func(View) bool) (PruneOut, error) {
+func (e *Engine) prune(j *job.Job, keep func(View) bool) (PruneOut, error) {
 	out := PruneOut{Deleted: []string{}}
 	for _, c := range e.all() {
 		v := c.view()

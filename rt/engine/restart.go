@@ -6,6 +6,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/store"
 )
 
@@ -49,7 +50,7 @@ func planRestart(p container.RestartPolicy, st store.State, ran time.Duration) r
 func (c *ctr) planRestart(delay time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wake = time.AfterFunc(delay, func() { Do(c.e.ctx, c.e, "restart-by-policy", c.spec().ID, c.spec().Name) })
+	c.wake = time.AfterFunc(delay, func() { job.Do(c.e.ctx, c.e.Jobs, "restart-by-policy", c.spec().ID, c.spec().Name) })
 }
 
 // cancelRestart takes back a planned restart. The caller holds op.
@@ -68,7 +69,7 @@ func (c *ctr) cancelRestart() {
 }
 
 // restartByPolicy is the job behind a planned restart.
-func (e *Engine) restartByPolicy(j *Job, id string) (any, error) {
+func (e *Engine) restartByPolicy(j *job.Job, id string) (any, error) {
 	c, err := e.find(id)
 	if err != nil {
 		return nil, err

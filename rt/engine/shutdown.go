@@ -9,12 +9,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/store"
 )
 
 // shutdown stops every container, each with its own signal and grace time, then writes down how each ended. The keeper
 // is told how long that may take.
-func (e *Engine) shutdown(j *Job, _ struct{}) (any, error) {
+func (e *Engine) shutdown(j *job.Job, _ struct{}) (any, error) {
 	e.mu.Lock()
 	again := e.closing
 	e.closing = true

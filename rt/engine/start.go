@@ -14,6 +14,7 @@ import (
 
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox"
@@ -32,7 +33,7 @@ func (u undo) run() {
 }
 
 // start starts a container for a user: it forgets earlier restarts.
-func (e *Engine) start(j *Job, ref string) (any, error) {
+func (e *Engine) start(j *job.Job, ref string) (any, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return nil, err
@@ -310,7 +311,7 @@ func (c *ctr) ended(code int, known bool) {
 		return
 	}
 	if c.spec().Host.AutoRemove {
-		go Do(c.e.ctx, c.e, "rm", RemoveIn{Ref: c.spec().ID, Volumes: true}, c.spec().Name)
+		go job.Do(c.e.ctx, c.e.Jobs, "rm", RemoveIn{Ref: c.spec().ID, Volumes: true}, c.spec().Name)
 	}
 }
 

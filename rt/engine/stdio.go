@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // stdio is the container's side of its standard streams, until the child has them.
@@ -142,7 +143,7 @@ type ResizeIn struct {
 	Rows, Cols int
 }
 
-func (e *Engine) resize(j *Job, in ResizeIn) (any, error) {
+func (e *Engine) resize(j *job.Job, in ResizeIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err

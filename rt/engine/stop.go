@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -29,7 +30,7 @@ type StopIn struct {
 	Seconds *int   // grace; nil: the container's own, negative: for ever
 }
 
-func (e *Engine) stop(j *Job, in StopIn) (any, error) {
+func (e *Engine) stop(j *job.Job, in StopIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err
@@ -136,7 +137,7 @@ type KillIn struct {
 	Signal string // empty: KILL
 }
 
-func (e *Engine) kill(j *Job, in KillIn) (any, error) {
+func (e *Engine) kill(j *job.Job, in KillIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err
@@ -174,7 +175,7 @@ func stopSignalOf(spec store.Spec) unix.Signal {
 	return unix.SIGTERM
 }
 
-func (e *Engine) restart(j *Job, in StopIn) (any, error) {
+func (e *Engine) restart(j *job.Job, in StopIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err
@@ -199,7 +200,7 @@ func (e *Engine) restart(j *Job, in StopIn) (any, error) {
 }
 
 // pause freezes every process of the container.
-func (e *Engine) pause(j *Job, ref string) (any, error) {
+func (e *Engine) pause(j *job.Job, ref string) (any, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return nil, err
@@ -220,7 +221,7 @@ func (e *Engine) pause(j *Job, ref string) (any, error) {
 	return nil, nil
 }
 
-func (e *Engine) unpause(j *Job, ref string) (any, error) {
+func (e *Engine) unpause(j *job.Job, ref string) (any, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
@@ -21,7 +22,7 @@ type UpdateIn struct {
 }
 
 // update changes a container, live if it runs. The kernel is told first: what the record says, holds.
-func (e *Engine) update(_ *Job, in UpdateIn) (any, error) {
+func (e *Engine) update(_ *job.Job, in UpdateIn) (any, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return nil, err

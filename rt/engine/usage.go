@@ -8,6 +8,7 @@ import (
 
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/job"
 )
 
 // DiskUsage is what images and containers take on storage.
@@ -20,7 +21,7 @@ type DiskUsage struct {
 	Used       map[string]int   // containers by image id
 }
 
-func (e *Engine) diskUsage(j *Job, _ struct{}) (DiskUsage, error) {
+func (e *Engine) diskUsage(j *job.Job, _ struct{}) (DiskUsage, error) {
 	l, err := e.listImages(j, struct{}{})
 	if err != nil {
 		return DiskUsage{}, err
@@ -55,7 +56,7 @@ type Pruned struct {
 
 // pruneImages removes images that no container uses, and what pulls have left that ended without one. An image that comes
 // into use meanwhile stays.
-func (e *Engine) pruneImages(j *Job, in PruneImagesIn) (Pruned, error) {
+func (e *Engine) pruneImages(j *job.Job, in PruneImagesIn) (Pruned, error) {
 	var out Pruned
 	before, err := e.images.Usage()
 	if err != nil {

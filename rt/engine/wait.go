@@ -3,6 +3,7 @@ package engine
 import (
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/store"
 )
 
@@ -20,7 +21,7 @@ type WaitOut struct {
 	Error string
 }
 
-func (e *Engine) wait(j *Job, in WaitIn) (WaitOut, error) {
+func (e *Engine) wait(j *job.Job, in WaitIn) (WaitOut, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return WaitOut{}, err

@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/procs"
 	"github.com/coble-os/coble/sandbox/cgroup"
 )
@@ -29,7 +31,7 @@ type TopOut struct {
 }
 
 // top lists the processes of a running container, as the host sees them, by pid.
-func (e *Engine) top(_ *Job, in TopIn) (TopOut, error) {
+func (e *Engine) top(_ *job.Job, in TopIn) (TopOut, error) {
 	c, err := e.find(in.Ref)
 	if err != nil {
 		return TopOut{}, err
@@ -56,7 +58,7 @@ func (e *Engine) top(_ *Job, in TopIn) (TopOut, error) {
 			list = append(list, p)
 		}
 	}
-	clock := procs.Clock{Now: time.Now(), Uptime: time.Duration(Uptime() * float64(time.Millisecond)), Memory: meminfo("MemTotal"), UserName: userName}
+	clock := procs.Clock{Now: time.Now(), Uptime: time.Duration(boot.Uptime() * float64(time.Millisecond)), Memory: meminfo("MemTotal"), UserName: userName}
 	titles, rows := procs.Table(names, list, clock)
 	return TopOut{titles, rows}, nil
 }
@@ -85,7 +87,7 @@ type Sample struct {
 }
 
 // stats takes one sample.
-func (e *Engine) stats(_ *Job, ref string) (Sample, error) {
+func (e *Engine) stats(_ *job.Job, ref string) (Sample, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return Sample{}, err

@@ -1,4 +1,4 @@
-package engine
+package boot
 
 import (
 	"sync"
@@ -13,14 +13,14 @@ type Mark struct {
 	Start, End float64
 }
 
-// BootTrace is the list of what the boot did when.
-type BootTrace struct {
+// Trace is the list of what the boot did when.
+type Trace struct {
 	mu    sync.Mutex
 	marks []Mark // guarded by mu
 }
 
-// NewBootTrace makes an empty one.
-func NewBootTrace() *BootTrace { return &BootTrace{} }
+// NewTrace makes an empty one.
+func NewTrace() *Trace { return &Trace{} }
 
 // Uptime is the time since the kernel started, in milliseconds.
 func Uptime() float64 {
@@ -32,7 +32,7 @@ func Uptime() float64 {
 }
 
 // Span runs a step and notes its time.
-func (t *BootTrace) Span(name string, f func() error) error {
+func (t *Trace) Span(name string, f func() error) error {
 	start := Uptime()
 	err := f()
 	t.Add(Mark{name, start, Uptime()})
@@ -40,18 +40,15 @@ func (t *BootTrace) Span(name string, f func() error) error {
 }
 
 // Add notes a step that was timed elsewhere.
-func (t *BootTrace) Add(m Mark) {
+func (t *Trace) Add(m Mark) {
 	t.mu.Lock()
 	t.marks = append(t.marks, m)
 	t.mu.Unlock()
 }
 
 // Marks returns a copy.
-func (t *BootTrace) Marks() []Mark {
+func (t *Trace) Marks() []Mark {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return append([]Mark(nil), t.marks...)
 }
-
-// Boot is the engine's own trace.
-func (e *Engine) Boot() *BootTrace { return e.boot }
