@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
@@ -187,7 +188,7 @@ func (s *Server) pruneContainers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	keep := func(v engine.View) bool {
+	keep := func(v containers.View) bool {
 		return f.labels("label", v.Config.Labels) && (len(f["label!"]) == 0 || !f.labels("label!", v.Config.Labels)) && (until.IsZero() || v.Created.Before(until))
 	}
 	out, err := job.Run[engine.PruneOut](r.Context(), s.e.Jobs, "prune", keep, job.Streams{})
@@ -209,7 +210,7 @@ func pruneUntil(f filters) (time.Time, error) {
 }
 
 // portMap turns leases into the wire's map.
-func portMap(v engine.View) network.PortMap {
+func portMap(v containers.View) network.PortMap {
 	m := network.PortMap{}
 	for p := range v.Config.ExposedPorts {
 		m[p] = nil

@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
 
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
@@ -35,7 +36,7 @@ func addrOrAny(s string) netip.Addr {
 }
 
 func (s *Server) inspectContainer(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.e.Container(r.PathValue("name"))
+	v, err := s.e.Containers.View(r.PathValue("name"))
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *http.Request) error 
 	}{resp, v.Bandwidth})
 }
 
-func (s *Server) inspect(v engine.View) container.InspectResponse {
+func (s *Server) inspect(v containers.View) container.InspectResponse {
 	run := filepath.Join(s.e.Options().Run, "c", v.ID)
 	driver := s.e.DriverName()
 	return container.InspectResponse{
@@ -66,14 +67,14 @@ func (s *Server) inspect(v engine.View) container.InspectResponse {
 	}
 }
 
-func sandboxKey(v engine.View) string {
+func sandboxKey(v containers.View) string {
 	if v.State.Pid == 0 {
 		return ""
 	}
 	return fmt.Sprintf("/proc/%d/ns/net", v.State.Pid)
 }
 
-func wireState(v engine.View) *container.State {
+func wireState(v containers.View) *container.State {
 	st := v.State
 	return &container.State{
 		Status: st.Status, Running: running(st.Status), Paused: st.Status == container.StatePaused, Restarting: st.Status == container.StateRestarting,
@@ -87,7 +88,7 @@ func running(s container.ContainerState) bool {
 }
 
 // networks fills the endpoints with what a running container has.
-func (s *Server) networks(v engine.View) map[string]*network.EndpointSettings {
+func (s *Server) networks(v containers.View) map[string]*network.EndpointSettings {
 	out := map[string]*network.EndpointSettings{}
 	for name, asked := range v.Networks {
 		end := *asked.Copy()
@@ -129,7 +130,7 @@ func hardwareAddr(s string) network.HardwareAddr {
 }
 
 // mountPoints are the binds and tmpfs mounts that were asked for.
-func mountPoints(v engine.View) []container.MountPoint {
+func mountPoints(v containers.View) []container.MountPoint {
 	out := []container.MountPoint{}
 	for _, b := range v.Host.Binds {
 		p := strings.Split(b, ":")
@@ -159,7 +160,7 @@ func (s *Server) listContainers(w http.ResponseWriter, r *http.Request) error {
 	}
 	limit, _ := strconv.Atoi(r.FormValue("limit"))
 	all := flag(r, "all") || limit > 0 || len(f["status"]) > 0 || len(f["exited"]) > 0
-	views := s.e.Containers()
+	views := s.e.Containers.Views()
 	sort.Slice(views, func(i, j int) bool { return views[i].Created.After(views[j].Created) })
 	keep, err := s.listFilter(f, views)
 	if err != nil {
@@ -185,7 +186,7 @@ func (s *Server) listContainers(w http.ResponseWriter, r *http.Request) error {
 }
 
 // listFilter compiles the filters of `ps`.
-func (s *Server) listFilter(f filters, views []engine.View) (func(engine.View) bool, error) {
+func (s *Server) listFilter(f filters, views []containers.View) (func(containers.View) bool, error) {
 	for _, st := range f["status"] {
 		if err := container.ValidateContainerState(container.ContainerState(st)); err != nil {
 			return nil, invalid("%v", err)
@@ -200,7 +201,7 @@ func (s *Server) listFilter(f filters, views []engine.View) (func(engine.View) b
 		if len(f[key]) == 0 {
 			return time.Time{}, nil
 		}
-		v, err := s.e.Container(f[key][0])
+		v, err := s.e.Containers.View(f[key][0])
 		return v.Created, err
 	}
 	before, err := created("before")
@@ -217,7 +218,7 @@ func (s *Server) listFilter(f filters, views []engine.View) (func(engine.View) b
 			ancestors[id] = true
 		}
 	}
-	return func(v engine.View) bool {
+	return func(v containers.View) bool {
 		return (before.IsZero() || v.Created.Before(before)) && (since.IsZero() || v.Created.After(since)) &&
 			f.any("status", string(v.State.Status)) && f.labels("label", v.Config.Labels) &&
 			(len(f["exited"]) == 0 || v.State.Status == container.StateExited && slices.Contains(f["exited"], strconv.Itoa(v.State.ExitCode))) &&
@@ -231,13 +232,13 @@ func idPrefix(want []string, id string) bool {
 	return len(want) == 0 || slices.ContainsFunc(want, func(w string) bool { return strings.HasPrefix(id, w) })
 }
 
-func hasVolume(v engine.View, want []string) bool {
+func hasVolume(v containers.View, want []string) bool {
 	return slices.ContainsFunc(mountPoints(v), func(m container.MountPoint) bool {
 		return slices.Contains(want, m.Source) || slices.Contains(want, m.Destination) || slices.Contains(want, m.Name)
 	})
 }
 
-func (s *Server) summary(v engine.View) container.Summary {
+func (s *Server) summary(v containers.View) container.Summary {
 	sum := container.Summary{
 		ID: v.ID, Names: []string{"/" + v.Name}, Image: v.Image, ImageID: v.ImageID, Command: strings.Join(append([]string{v.Path}, v.Args...), " "),
 		Created: v.Created.Unix(), Labels: v.Config.Labels, State: v.State.Status, Status: humanStatus(v, time.Now()), Mounts: mountPoints(v),
@@ -259,7 +260,7 @@ func (s *Server) summary(v engine.View) container.Summary {
 }
 
 // humanStatus is the words of `ps`.
-func humanStatus(v engine.View, now time.Time) string {
+func humanStatus(v containers.View, now time.Time) string {
 	st := v.State
 	switch st.Status {
 	case container.StateRunning:

@@ -51,7 +51,7 @@ func (m muxer) Write(p []byte) (int, error) {
 // attachContainer takes the connection over: output comes back on it, input is read from it.
 func (s *Server) attachContainer(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
-	v, err := s.e.Container(name)
+	v, err := s.e.Containers.View(name)
 	if err != nil {
 		return err
 	}

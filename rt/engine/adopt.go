@@ -29,23 +29,19 @@ func (e *Engine) adoptAll() {
 	lost, cancel := context.WithTimeout(e.ctx, exitGrace)
 	defer cancel()
 	var planned, all []*ctr
-	e.mu.Lock()
 	for _, spec := range specs {
-		c := newCtr(e, spec, e.stateOf(spec))
-		e.containers[spec.ID], e.names[spec.Name] = c, spec.ID
-		all = append(all, c)
+		all = append(all, e.handles(e.Containers.Add(spec, e.stateOf(spec))))
 	}
-	e.mu.Unlock()
 	for _, c := range all {
-		spec := c.spec()
+		spec := c.Spec()
 		e.claimLeases(c)
 		if !e.adopted {
-			c.setState(func(*store.State) {}) // what a boot begins with is this boot's state
+			c.SetState(func(*store.State) {}) // what a boot begins with is this boot's state
 		}
 		if err := c.adopt(lost); err != nil {
 			e.log.Error("take over container", "container", spec.Name, "err", err)
 		}
-		if c.view().State.Status == container.StateRestarting {
+		if c.View().State.Status == container.StateRestarting {
 			planned = append(planned, c)
 		}
 	}
@@ -57,7 +53,7 @@ func (e *Engine) adoptAll() {
 		e.log.Error("network", "err", err)
 	}
 	for _, c := range planned {
-		c.planRestart(time.Until(c.view().State.RestartAt))
+		c.planRestart(time.Until(c.View().State.RestartAt))
 	}
 }
 
@@ -84,11 +80,11 @@ func (e *Engine) stateOf(spec store.Spec) store.State {
 
 // adopt takes over one container. lost bounds how long an exit status is looked for.
 func (c *ctr) adopt(lost context.Context) error {
-	st := c.view().State
+	st := c.View().State
 	switch {
 	case st.Starting:
 		return c.abandonStart()
-	case !isRunning(st):
+	case !st.Running():
 		return nil
 	}
 	l, err := c.logOf()
@@ -116,13 +112,13 @@ func (c *ctr) adopt(lost context.Context) error {
 		// An engine that died in the middle of an exec left the container frozen.
 		if g, ok := c.group(); ok {
 			if err := g.Thaw(); err != nil {
-				c.e.log.Error("thaw container", "container", c.spec().Name, "err", err)
+				c.e.log.Error("thaw container", "container", c.Spec().Name, "err", err)
 			}
 		}
 	}
 	c.e.claimPorts(c)
 	if err := c.serveNames(c.ends(), st.Pid); err != nil {
-		c.e.log.Error("serve names", "container", c.spec().Name, "err", err)
+		c.e.log.Error("serve names", "container", c.Spec().Name, "err", err)
 	}
 	go c.watch(proc, true)
 	return nil
@@ -130,7 +126,7 @@ func (c *ctr) adopt(lost context.Context) error {
 
 // streams are the numbers of the container's output streams.
 func (c *ctr) streams() []byte {
-	if c.spec().Config.Tty {
+	if c.Spec().Config.Tty {
 		return []byte{1}
 	}
 	return []byte{1, 2}
@@ -139,7 +135,7 @@ func (c *ctr) streams() []byte {
 // takeStreams takes the descriptors back from the keeper. A stream that it does not have has ended.
 func (c *ctr) takeStreams() {
 	k, l := c.e.keeper, c.log
-	if c.spec().Config.Tty {
+	if c.Spec().Config.Tty {
 		if tty := k.take(c.fdName("tty")); tty != nil {
 			c.console = tty
 			if dup, err := dupFile(tty); err == nil {
@@ -166,12 +162,12 @@ func (c *ctr) abandonStart() error {
 		}
 	}
 	c.closeHandles()
-	wanted := c.spec().WantRunning
+	wanted := c.Spec().WantRunning
 	c.mu.Unlock()
-	os.RemoveAll(filepath.Join(c.runDir(), "spool"))
-	closeShm(c.runDir())
+	os.RemoveAll(filepath.Join(c.RunDir(), "spool"))
+	closeShm(c.RunDir())
 	c.removeCgroup()
-	c.setState(func(st *store.State) {
+	c.SetState(func(st *store.State) {
 		st.Starting, st.Pid = false, 0
 		if st.Status != container.StateCreated {
 			st.Status = container.StateExited
@@ -194,15 +190,10 @@ func (e *Engine) sweep() {
 		e.keeper.drop(name)
 		delete(e.keeper.inherited, name)
 	}
-	byID := func(id string) *ctr {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		return e.containers[id]
-	}
-	claimed := func(id string) bool { return byID(id) != nil }
+	claimed := func(id string) bool { return e.Containers.ByID(id) != nil }
 	if err := SweepCgroups(e.name, func(name string) bool {
-		c := byID(name)
-		return c != nil && isRunning(c.view().State)
+		c := e.Containers.ByID(name)
+		return c != nil && c.Running()
 	}); err != nil {
 		e.log.Error("sweep cgroups", "err", err)
 	}

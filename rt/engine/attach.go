@@ -39,7 +39,7 @@ func (e *Engine) attach(j *job.Job, in AttachIn) (any, error) {
 	at := l.Attach(in.Stdout, in.Stderr)
 	defer at.Close()
 	c.emit(events.ActionAttach, nil)
-	in.Began(c.spec().Config.Tty)
+	in.Began(c.Spec().Config.Tty)
 	if in.Logs {
 		l.Read(j.Context(), logs.ReadOptions{Streams: map[byte]bool{1: in.Stdout, 2: in.Stderr}, Tail: -1}, func(r logs.Record) error { return writeRecord(j, r) })
 	}
@@ -56,9 +56,7 @@ func (c *ctr) stream(j *job.Job, in AttachIn, at *logs.Attachment) error {
 	if in.Stdin && j.Stdin != nil {
 		go c.feed(ctx, j.Stdin)
 	}
-	c.mu.Lock()
-	from := c.exits
-	c.mu.Unlock()
+	from := c.Exits()
 	taps := at.Taps(ctx)
 	var wg sync.WaitGroup
 	for n, t := range taps {
@@ -73,7 +71,7 @@ func (c *ctr) stream(j *job.Job, in AttachIn, at *logs.Attachment) error {
 	}
 	wg.Wait()
 	if len(taps) == 0 {
-		c.await(ctx, func(_ store.State, exits int, removed bool) bool { return removed || exits > from })
+		c.Await(ctx, func(_ store.State, exits int, removed bool) bool { return removed || exits > from })
 	}
 	return nil
 }
@@ -115,7 +113,7 @@ func (c *ctr) feed(ctx context.Context, from io.Reader) {
 			break
 		}
 	}
-	if c.spec().Config.StdinOnce && !c.spec().Config.Tty && c.inputWriter(ctx) != nil {
+	if c.Spec().Config.StdinOnce && !c.Spec().Config.Tty && c.inputWriter(ctx) != nil {
 		c.closeStdin()
 	}
 }
@@ -123,13 +121,14 @@ func (c *ctr) feed(ctx context.Context, from io.Reader) {
 // inputWriter is where input goes; it waits for the start of a container that is created. Nil: nowhere.
 func (c *ctr) inputWriter(ctx context.Context) io.Writer {
 	for {
+		st, change := c.Next() // before the input, which is there before the state says that the container runs
 		c.mu.Lock()
-		w, change, st := c.input(), c.change, c.st
+		w := c.input()
 		c.mu.Unlock()
 		if w != nil {
 			return w
 		}
-		if isRunning(st) || !c.spec().Config.OpenStdin && !c.spec().Config.Tty {
+		if st.Running() || !c.Spec().Config.OpenStdin && !c.Spec().Config.Tty {
 			return nil
 		}
 		select {
@@ -143,7 +142,7 @@ func (c *ctr) inputWriter(ctx context.Context) io.Writer {
 // input is called with mu held.
 func (c *ctr) input() io.Writer {
 	var f *os.File
-	if f = c.stdin; c.spec().Config.Tty {
+	if f = c.stdin; c.Spec().Config.Tty {
 		f = c.console
 	}
 	if f == nil {
@@ -178,8 +177,8 @@ func (e *Engine) logs(j *job.Job, in LogsIn) (any, error) {
 	if !l.Readable() {
 		return nil, fault.As(fault.Unsupported, logs.ErrDiscarded)
 	}
-	in.Began(c.spec().Config.Tty)
-	o := logs.ReadOptions{Streams: map[byte]bool{1: in.Stdout, 2: in.Stderr}, Since: in.Since, Until: in.Until, Tail: in.Tail, Follow: in.Follow && c.running()}
+	in.Began(c.Spec().Config.Tty)
+	o := logs.ReadOptions{Streams: map[byte]bool{1: in.Stdout, 2: in.Stderr}, Since: in.Since, Until: in.Until, Tail: in.Tail, Follow: in.Follow && c.Running()}
 	joined := map[byte]bool{}
 	return nil, l.Read(j.Context(), o, func(r logs.Record) error {
 		if in.Timestamps && !joined[r.Stream] {

@@ -27,7 +27,7 @@ type BandwidthIn struct{ In, Out *uint64 }
 // setBandwidth limits all links of a container, if it runs, and puts back what was if that fails with one. The record is the caller's
 // to change.
 func (c *ctr) setBandwidth(change BandwidthIn) (store.Bandwidth, error) {
-	spec := c.spec()
+	spec := c.Spec()
 	b := spec.Bandwidth
 	if change.In != nil {
 		b.In = *change.In
@@ -35,7 +35,7 @@ func (c *ctr) setBandwidth(change BandwidthIn) (store.Bandwidth, error) {
 	if change.Out != nil {
 		b.Out = *change.Out
 	}
-	if err := request.CheckBandwidth(b, spec.Host.NetworkMode); err != nil || b == spec.Bandwidth || !c.running() {
+	if err := request.CheckBandwidth(b, spec.Host.NetworkMode); err != nil || b == spec.Bandwidth || !c.Running() {
 		return b, err
 	}
 	err := c.limitLinks(b)
@@ -47,7 +47,7 @@ func (c *ctr) setBandwidth(change BandwidthIn) (store.Bandwidth, error) {
 
 func (c *ctr) limitLinks(b store.Bandwidth) error {
 	for _, end := range c.ends() {
-		if err := limit(c.spec(), end, c.view().State.Pid, b); err != nil {
+		if err := limit(c.Spec(), end, c.View().State.Pid, b); err != nil {
 			return err
 		}
 	}

@@ -24,7 +24,7 @@ func (c *ctr) removeCgroup() {
 	if g, ok := c.group(); ok {
 		c.noteWritten(g)
 		if err := endGroup(g); err != nil {
-			c.e.log.Error("remove cgroup", "container", c.spec().Name, "err", err)
+			c.e.log.Error("remove cgroup", "container", c.Spec().Name, "err", err)
 		}
 	}
 }
@@ -34,18 +34,18 @@ func (c *ctr) removeCgroup() {
 func (c *ctr) noteWritten(g *cgroup.Group) {
 	n, err := g.Written()
 	if err != nil {
-		c.e.log.Error("read what container wrote", "container", c.spec().Name, "err", err)
+		c.e.log.Error("read what container wrote", "container", c.Spec().Name, "err", err)
 	}
-	if n > c.view().State.WrittenNow {
-		c.setState(func(st *store.State) { st.WrittenNow = n })
+	if n > c.View().State.WrittenNow {
+		c.SetState(func(st *store.State) { st.WrittenNow = n })
 	}
 }
 
 // written is what all runs have written to storage, in bytes, since the container was made or the machine was switched
 // on without a shutdown before.
 func (c *ctr) written() uint64 {
-	st := c.view().State
-	if g, ok := c.group(); ok && isRunning(st) {
+	st := c.View().State
+	if g, ok := c.group(); ok && st.Running() {
 		if n, err := g.Written(); err == nil {
 			st.WrittenNow = max(st.WrittenNow, n)
 		}
@@ -77,7 +77,7 @@ func (c *ctr) killCgroup() {
 	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
 	defer cancel()
 	if err := g.Kill(ctx); err != nil {
-		c.e.log.Error("kill processes", "container", c.spec().Name, "err", err)
+		c.e.log.Error("kill processes", "container", c.Spec().Name, "err", err)
 	}
 }
 
@@ -100,7 +100,7 @@ func (c *ctr) freeze(ctx context.Context) error {
 
 // thaw lets a paused container go on; one that is not paused stays as it is.
 func (c *ctr) thaw() error {
-	if c.view().State.Status != container.StatePaused {
+	if c.View().State.Status != container.StatePaused {
 		return nil
 	}
 	g, err := cgroup.Open(c.cgroup())
@@ -110,11 +110,11 @@ func (c *ctr) thaw() error {
 	if err := g.Thaw(); err != nil {
 		return err
 	}
-	c.setState(func(st *store.State) { st.Status = container.StateRunning })
+	c.SetState(func(st *store.State) { st.Status = container.StateRunning })
 	return nil
 }
 
-func (c *ctr) setStopAsked() { c.setState(func(st *store.State) { st.StopAsked = true }) }
+func (c *ctr) setStopAsked() { c.SetState(func(st *store.State) { st.StopAsked = true }) }
 
 // SweepCgroups ends and removes the groups of an instance that nobody claims, and the instance's own folders when they
 // are empty then.

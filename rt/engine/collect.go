@@ -104,7 +104,7 @@ func (e *Engine) collect(j *job.Job, _ struct{}) (any, error) {
 			kept[img.ID] = true
 		}
 	}
-	for _, v := range e.Containers() {
+	for _, v := range e.Containers.Views() {
 		kept[image.ID(v.ImageID)] = true
 	}
 	at := now()

@@ -33,7 +33,7 @@ func (e *Engine) commit(j *job.Job, in CommitIn) (image.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	spec := c.spec()
+	spec := c.Spec()
 	base, err := e.images.Get(spec.ImageID)
 	if err != nil {
 		return "", imageError(err)
@@ -42,9 +42,9 @@ func (e *Engine) commit(j *job.Job, in CommitIn) (image.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	if c.view().State.Status == "running" && in.Pause {
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	if c.View().State.Status == "running" && in.Pause {
 		if err := c.freeze(j.Context()); err != nil {
 			return "", err
 		}
@@ -169,7 +169,7 @@ func (e *Engine) export(j *job.Job, ref string) (any, error) {
 		return archive.Pack(j.Context(), root, ".", j.Stdout, archive.PackOptions{Marks: archive.NoMarks})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("export container %s: %w", c.spec().Name, err)
+		return nil, fmt.Errorf("export container %s: %w", c.Spec().Name, err)
 	}
 	c.emit(events.ActionExport, nil)
 	return nil, nil
@@ -181,9 +181,9 @@ func (e *Engine) changes(_ *job.Job, ref string) ([]repo.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	cs, err := e.images.Changes(c.spec().ID)
+	cs, err := e.images.Changes(c.Spec().ID)
 	if err != nil {
-		return nil, fmt.Errorf("changes of container %s: %w", c.spec().Name, err)
+		return nil, fmt.Errorf("changes of container %s: %w", c.Spec().Name, err)
 	}
 	return slices.DeleteFunc(cs, ownStub), nil
 }

@@ -22,36 +22,36 @@ import (
 // system alone. Names in it are the container's: they must be resolved beneath it. One that does not run can't be started
 // or removed meanwhile.
 func (c *ctr) withRoot(mounted bool, fn func(root *os.File) error) error {
-	c.op.Lock()
+	c.Op.Lock()
 	root, live, err := c.openRoot(mounted)
 	if live || err != nil {
-		c.op.Unlock()
+		c.Op.Unlock()
 	} else {
-		defer c.op.Unlock()
+		defer c.Op.Unlock()
 	}
 	if err != nil {
-		return fmt.Errorf("open root of container %s: %w", c.spec().Name, err)
+		return fmt.Errorf("open root of container %s: %w", c.Spec().Name, err)
 	}
 	defer root.Close()
 	return fn(root)
 }
 
 func (c *ctr) openRoot(mounted bool) (root *os.File, live bool, err error) {
-	if st := c.view().State; isRunning(st) {
+	if st := c.View().State; st.Running() {
 		if mounted {
 			root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root", st.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
 		} else {
 			root, err = openOwnMount(st.Pid)
 		}
 		// Still running: so the pid was the container's all the time.
-		if now := c.view().State; isRunning(now) && now.Pid == st.Pid {
+		if now := c.View().State; now.Running() && now.Pid == st.Pid {
 			return root, true, err
 		}
 		if err == nil {
 			root.Close()
 		}
 	}
-	mounts, err := c.e.images.Mounts(c.spec().ID, c.viewDir())
+	mounts, err := c.e.images.Mounts(c.Spec().ID, c.viewDir())
 	if err != nil {
 		return nil, false, err
 	}
@@ -108,23 +108,23 @@ func (e *Engine) copying(in CopyIn, fn func(*ctr, *os.File) error) error {
 
 // mountedThere refuses a path that is covered while the container runs: a copy into what lies below would not be seen.
 func (c *ctr) mountedThere(p string) error {
-	if c.running() {
+	if c.Running() {
 		return nil
 	}
-	at, err := ocispec.MountedAt(c.spec())
+	at, err := ocispec.MountedAt(c.Spec())
 	if err != nil {
 		return err
 	}
 	for _, dst := range at {
 		if rel, ok := strings.CutPrefix(path.Clean("/"+p)+"/", path.Clean("/"+dst)+"/"); ok {
-			return fault.New(fault.Conflict, "container %s does not run, and %s is mounted when it does: start it, or copy %s where that comes from", c.spec().Name, dst, path.Clean("./"+rel))
+			return fault.New(fault.Conflict, "container %s does not run, and %s is mounted when it does: start it, or copy %s where that comes from", c.Spec().Name, dst, path.Clean("./"+rel))
 		}
 	}
 	return nil
 }
 
 func (c *ctr) noSuchPath(p string) error {
-	return fault.New(fault.NotFound, "Could not find the file %s in container %s", p, c.spec().Name)
+	return fault.New(fault.NotFound, "Could not find the file %s in container %s", p, c.Spec().Name)
 }
 
 func (c *ctr) statIn(root *os.File, p string) (PathStat, error) {
@@ -184,10 +184,10 @@ func (e *Engine) copyTo(j *job.Job, in CopyIn) (any, error) {
 }
 
 func (c *ctr) mayCopyTo(root *os.File, in CopyIn) error {
-	if in.Owner && c.spec().Config.User != "" {
-		return fault.New(fault.Unsupported, "copy with -a into a container that runs as user %s is not supported yet: leave -a out", c.spec().Config.User)
+	if in.Owner && c.Spec().Config.User != "" {
+		return fault.New(fault.Unsupported, "copy with -a into a container that runs as user %s is not supported yet: leave -a out", c.Spec().Config.User)
 	}
-	if c.spec().Host.ReadonlyRootfs && !c.running() {
+	if c.Spec().Host.ReadonlyRootfs && !c.Running() {
 		return fault.New(fault.Invalid, "container rootfs is marked read-only")
 	}
 	st, err := archive.Look(root, in.Path+"/.")

@@ -5,12 +5,12 @@ import (
 	"fmt"
 
 	"github.com/docker/go-units"
-	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/logs"
@@ -41,7 +41,7 @@ func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	}
 	id := randomID()
 	if in.Name == "" {
-		in.Name = e.freeName(id)
+		in.Name = e.Containers.FreeName(id)
 	}
 	spec, err := request.Record(in, img, id, now())
 	if err != nil {
@@ -53,51 +53,27 @@ func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	if _, err := e.logOptions(spec); err != nil {
 		return CreateOut{}, err
 	}
-	if err := e.insert(spec); err != nil {
+	c, err := e.insert(spec)
+	if err != nil {
 		return CreateOut{}, err
 	}
-	c, _ := e.find(spec.ID)
 	e.used(spec.ImageID)
-	c.emit(events.ActionCreate, nil)
+	e.handles(c).emit(events.ActionCreate, nil)
 	return CreateOut{ID: spec.ID, Warnings: e.portWarnings(spec)}, nil
 }
 
-// insert writes the layer, then the record: a layer without a record is swept at the next start, a record without its
-// layer is never seen.
-func (e *Engine) insert(spec store.Spec) error {
-	e.mu.Lock()
-	holder, taken := e.names[spec.Name]
-	if !taken {
-		e.names[spec.Name] = spec.ID
-	}
-	e.mu.Unlock()
-	if taken {
-		return nameTaken(spec.Name, holder)
-	}
+// insert makes the layer and the record.
+func (e *Engine) insert(spec store.Spec) (*containers.Container, error) {
 	limit, err := request.DiskLimit(spec.Host)
-	if err == nil {
-		err = e.images.CreateLayer(spec.ID, image.ID(spec.ImageID), limit)
-	}
-	if err == nil {
-		if err = e.store.AddContainer(spec); err != nil {
-			e.images.RemoveLayer(spec.ID)
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if err != nil {
-		delete(e.names, spec.Name)
-		var taken store.ErrNameTaken
-		if errors.As(err, &taken) {
-			return nameTaken(spec.Name, taken.Holder)
-		}
-		if errors.Is(err, driver.ErrUnsupported) {
-			return fault.As(fault.Unsupported, fmt.Errorf("create container %s: %w", spec.Name, err))
-		}
-		return fmt.Errorf("create container %s: %w", spec.Name, err)
+		return nil, fmt.Errorf("create container %s: %w", spec.Name, err)
 	}
-	e.containers[spec.ID] = newCtr(e, spec, store.State{Status: container.StateCreated})
-	return nil
+	layer := func() error { return e.images.CreateLayer(spec.ID, image.ID(spec.ImageID), limit) }
+	c, err := e.Containers.Create(spec, layer, func() { e.images.RemoveLayer(spec.ID) })
+	if errors.Is(err, driver.ErrUnsupported) {
+		return nil, fault.As(fault.Unsupported, err)
+	}
+	return c, err
 }
 
 // logOptions reads the container's log driver and its options.
@@ -128,10 +104,6 @@ func (e *Engine) logOptions(spec store.Spec) (logs.Options, error) {
 		}
 	}
 	return o, nil
-}
-
-func nameTaken(name, holder string) error {
-	return fault.New(fault.Conflict, `Conflict. The container name "/%s" is already in use by container "%s". You have to remove (or rename) that container to be able to reuse that name.`, name, holder)
 }
 
 func imageError(err error) error {

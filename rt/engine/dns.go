@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coble-os/coble/netcfg/dns"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -53,7 +54,7 @@ type zone struct{ c *ctr }
 
 // Resolve finds a container by any of its names, or by name.network.
 func (z *zone) Resolve(name string) (addrs []netip.Addr, known bool) {
-	z.visit(func(v View, end store.End) {
+	z.visit(func(v containers.View, end store.End) {
 		bare := strings.TrimSuffix(name, "."+strings.ToLower(end.Name))
 		if !slices.ContainsFunc(DNSNames(v, end.Name), func(n string) bool { return strings.EqualFold(n, name) || strings.EqualFold(n, bare) }) {
 			return
@@ -78,7 +79,7 @@ func (z *zone) Resolve(name string) (addrs []netip.Addr, known bool) {
 // links are the names that only this container gives to others, by theirs.
 func (z *zone) links() map[string]string {
 	out := map[string]string{}
-	v := z.c.view()
+	v := z.c.View()
 	for _, end := range v.State.Ends {
 		if s := v.Networks[end.Name]; s != nil {
 			for _, l := range s.Links {
@@ -92,7 +93,7 @@ func (z *zone) links() map[string]string {
 }
 
 func (z *zone) Reverse(a netip.Addr) (name string, known bool) {
-	z.visit(func(v View, end store.End) {
+	z.visit(func(v containers.View, end store.End) {
 		if a == end.V4.Addr() || a == end.V6.Addr() {
 			name, known = v.Name+"."+end.Name, true
 		}
@@ -101,14 +102,14 @@ func (z *zone) Reverse(a netip.Addr) (name string, known bool) {
 }
 
 // visit calls f for each place that a running container has in a network of this one's that answers names.
-func (z *zone) visit(f func(View, store.End)) {
+func (z *zone) visit(f func(containers.View, store.End)) {
 	mine := map[string]bool{}
-	for _, end := range z.c.view().State.Ends {
+	for _, end := range z.c.View().State.Ends {
 		mine[end.Network] = end.Name != networks.Default
 	}
 	for _, other := range z.c.e.all() {
-		v := other.view()
-		if !isRunning(v.State) && !v.State.Starting {
+		v := other.View()
+		if !v.State.Running() && !v.State.Starting {
 			continue
 		}
 		for _, end := range v.State.Ends {
@@ -121,7 +122,7 @@ func (z *zone) visit(f func(View, store.End)) {
 
 // Upstream are the container's own resolvers or else the host's of now. From internal networks alone there are none.
 func (z *zone) Upstream() []netip.AddrPort {
-	v := z.c.view()
+	v := z.c.View()
 	out := false
 	for _, end := range v.State.Ends {
 		n, err := z.c.e.networks.Get(end.Network)

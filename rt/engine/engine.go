@@ -25,6 +25,7 @@ import (
 	"github.com/coble-os/coble/layers/registry/server"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
@@ -69,8 +70,9 @@ type LogOptions struct {
 
 // Engine is the table of handlers and the store of containers.
 type Engine struct {
-	Jobs *job.Table // all that the engine can be asked for
-	Boot *boot.Trace
+	Jobs       *job.Table // all that the engine can be asked for
+	Containers *containers.Table
+	Boot       *boot.Trace
 
 	o        Options
 	id       string // of this installation, 32 hex digits
@@ -88,14 +90,13 @@ type Engine struct {
 	problems problemList
 	adopted  bool // an earlier engine of this boot has written down the state of every container
 
-	mu         sync.Mutex
-	containers map[string]*ctr       // by id; guarded by mu
-	names      map[string]string     // name to id; guarded by mu
-	execs      map[string]*execution // by id; guarded by mu
-	ports      map[portKey][]portUse // guarded by mu
-	pushed     *server.Store         // what others pushed to this machine; nil until it is served; guarded by mu
-	closing    bool                  // no new starts; guarded by mu
-	fresh      bool                  // nobody has launched since the machine or the daemon was down; guarded by mu
+	mu      sync.Mutex
+	ctrs    map[*containers.Container]*ctr // guarded by mu
+	execs   map[string]*execution          // by id; guarded by mu
+	ports   map[portKey][]portUse          // guarded by mu
+	pushed  *server.Store                  // what others pushed to this machine; nil until it is served; guarded by mu
+	closing bool                           // no new starts; guarded by mu
+	fresh   bool                           // nobody has launched since the machine or the daemon was down; guarded by mu
 
 	rules keepRules // of images that nobody uses; guarded by mu
 
@@ -121,7 +122,7 @@ func Open(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		o: o, log: o.Log, name: InstanceName(o.Root),
-		containers: map[string]*ctr{}, execs: map[string]*execution{}, names: map[string]string{}, ports: map[portKey][]portUse{},
+		ctrs: map[*containers.Container]*ctr{}, execs: map[string]*execution{}, ports: map[portKey][]portUse{},
 		done: make(chan struct{}), Jobs: job.NewTable(), Boot: o.Trace,
 	}
 	if e.Boot == nil {
@@ -161,6 +162,7 @@ func (e *Engine) openParts() (err error) {
 	if e.store, err = store.Open(e.o.Root, e.o.Run, names{}); err != nil {
 		return err
 	}
+	e.Containers = containers.New(e.store, e.o.Root, e.o.Run, e.log)
 	e.findPredecessor()
 	if err := e.openID(); err != nil {
 		return err

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"maps"
 	"sync"
 	"time"
 
@@ -70,17 +69,4 @@ func (e *Engine) Events(ctx context.Context, since, until time.Time, visit func(
 			return nil
 		}
 	}
-}
-
-func (c *ctr) emit(action events.Action, extra map[string]string) {
-	c.mu.Lock()
-	a := maps.Clone(c.spec().Config.Labels)
-	name, image, id := c.spec().Name, c.spec().Image, c.spec().ID
-	c.mu.Unlock()
-	if a == nil {
-		a = map[string]string{}
-	}
-	a["name"], a["image"] = name, image
-	maps.Copy(a, extra)
-	c.e.events.emit(events.ContainerEventType, action, id, a)
 }

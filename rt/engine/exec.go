@@ -88,13 +88,13 @@ func (e *Engine) execCreate(_ *job.Job, in ExecIn) (string, error) {
 }
 
 func (c *ctr) execAllowed() error {
-	switch st := c.view().State; {
+	switch st := c.View().State; {
 	case st.Status == container.StatePaused:
-		return fault.New(fault.Conflict, "container %s is paused, unpause the container before exec", c.spec().Name)
+		return fault.New(fault.Conflict, "container %s is paused, unpause the container before exec", c.Spec().Name)
 	case st.Status == container.StateRestarting:
-		return fault.New(fault.Conflict, "container %s is restarting, wait until the container is running", c.spec().ID)
-	case !isRunning(st):
-		return fault.New(fault.Conflict, "container %s is not running", c.spec().ID)
+		return fault.New(fault.Conflict, "container %s is restarting, wait until the container is running", c.Spec().ID)
+	case !st.Running():
+		return fault.New(fault.Conflict, "container %s is not running", c.Spec().ID)
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func (x *execution) start(ctx context.Context, in ExecStartIn) (ends [3]*os.File
 	target := x.c.proc
 	x.c.mu.Unlock()
 	if target == nil {
-		return ends, nil, fault.New(fault.Conflict, "container %s is not running", x.c.spec().ID)
+		return ends, nil, fault.New(fault.Conflict, "container %s is not running", x.c.Spec().ID)
 	}
 	process, filter, err := x.process(target.Pid)
 	if err != nil {
@@ -167,7 +167,7 @@ func (x *execution) start(ctx context.Context, in ExecStartIn) (ends [3]*os.File
 	}
 	proc, err = sandbox.Exec(ctx, sandbox.ExecConfig{
 		Target: target, CgroupPath: x.c.cgroup(), Freeze: x.c.pidFamily(), Process: process, Seccomp: filter, Stdin: child[0], Stdout: child[1], Stderr: child[2],
-		State: specs.State{Version: specs.Version, ID: x.c.spec().ID, Status: specs.StateRunning, Pid: target.Pid, Bundle: x.c.runDir()},
+		State: specs.State{Version: specs.Version, ID: x.c.Spec().ID, Status: specs.StateRunning, Pid: target.Pid, Bundle: x.c.RunDir()},
 	})
 	closeAll(child)
 	if err != nil {
@@ -183,7 +183,7 @@ func (x *execution) start(ctx context.Context, in ExecStartIn) (ends [3]*os.File
 
 // process is what to run, with the container's own limits and filter.
 func (x *execution) process(target int) (*specs.Process, *specs.LinuxSeccomp, error) {
-	spec := x.c.spec()
+	spec := x.c.Spec()
 	if x.in.User != "" {
 		spec.Config.User = x.in.User
 	}
@@ -291,7 +291,7 @@ func (x *execution) wait(proc *sandbox.Process, ends [3]*os.File, copied *sync.W
 	}
 	code := exit.Status()
 	if err != nil {
-		x.c.e.log.Error("wait for exec", "container", x.c.spec().Name, "err", err)
+		x.c.e.log.Error("wait for exec", "container", x.c.Spec().Name, "err", err)
 		code = 255
 	}
 	tty := x.tty()
@@ -317,7 +317,7 @@ func (e *Engine) execInspect(_ *job.Job, id string) (ExecView, error) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return ExecView{ExecIn: x.in, ID: x.id, Container: x.c.spec().ID, Running: x.running, Pid: x.pid, ExitCode: x.code}, nil
+	return ExecView{ExecIn: x.in, ID: x.id, Container: x.c.Spec().ID, Running: x.running, Pid: x.pid, ExitCode: x.code}, nil
 }
 
 func (e *Engine) execResize(_ *job.Job, in ResizeIn) (any, error) {

@@ -94,15 +94,15 @@ func (e *Engine) Status() Status {
 	e.problems.mu.Lock()
 	st.Problems = append(st.Problems, e.problems.texts...)
 	e.problems.mu.Unlock()
-	for _, c := range e.all() {
-		v := c.view()
+	for _, c := range e.Containers.All() {
+		v := c.View()
 		since := v.State.StartedAt
-		if !isRunning(v.State) {
+		if !v.State.Running() {
 			since = v.State.FinishedAt
 		}
 		st.Containers = append(st.Containers, ContainerStatus{
 			Name: v.Name, Image: v.Image, Section: v.Origin, State: v.State.Status, ExitCode: v.State.ExitCode,
-			Restarts: v.State.RestartCount, Error: v.State.Error, Since: since, Written: c.written(),
+			Restarts: v.State.RestartCount, Error: v.State.Error, Since: since, Written: e.handles(c).written(),
 		})
 	}
 	sort.Slice(st.Containers, func(i, j int) bool { return st.Containers[i].Name < st.Containers[j].Name })

@@ -18,7 +18,7 @@ type way struct {
 // ways are those of a running container. A port that is published on loopback crosses no firewall.
 func (e *Engine) ways(c *ctr) (ways []way) {
 	ends := c.ends()
-	ports, err := e.portTargets(c.view(), ends, &places{known: map[string]netcfg.Listen{}})
+	ports, err := e.portTargets(c.View(), ends, &places{known: map[string]netcfg.Listen{}})
 	if err != nil {
 		return nil
 	}
@@ -80,7 +80,7 @@ func (e *Engine) checkFirewall(c *ctr) {
 func (e *Engine) firewallInfo() (guest string, advice []string) {
 	var all []way
 	for _, c := range e.all() {
-		if isRunning(c.view().State) {
+		if c.View().State.Running() {
 			all = append(all, e.ways(c)...)
 		}
 	}

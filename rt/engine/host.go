@@ -24,9 +24,9 @@ import (
 
 // ociInput finds out what the container's record stands for on this machine, now.
 func (c *ctr) ociInput(user rootfs.User) (in ocispec.Input, err error) {
-	spec := c.spec()
+	spec := c.Spec()
 	kernel, _ := Uname()
-	in = ocispec.Input{Spec: spec, User: user, RunDir: c.runDir(), Kernel: ocispec.ParseKernel(kernel), Available: availableCaps(), Join: map[specs.LinuxNamespaceType]string{}}
+	in = ocispec.Input{Spec: spec, User: user, RunDir: c.RunDir(), Kernel: ocispec.ParseKernel(kernel), Available: availableCaps(), Join: map[specs.LinuxNamespaceType]string{}}
 	if in.Devices, err = hostDevices(spec.Host); err != nil {
 		return in, err
 	}
@@ -59,19 +59,19 @@ func (c *ctr) joins(in *ocispec.Input) error {
 		if err != nil {
 			return err
 		}
-		st := other.view().State
-		if !isRunning(st) {
-			return fault.New(fault.Conflict, "cannot join the %s namespace of container %s: it is not running", j.kind, other.spec().Name)
+		st := other.View().State
+		if !st.Running() {
+			return fault.New(fault.Conflict, "cannot join the %s namespace of container %s: it is not running", j.kind, other.Spec().Name)
 		}
 		in.Join[j.kind] = fmt.Sprintf("/proc/%d/ns/%s", st.Pid, j.name)
 		switch j.kind {
 		case specs.IPCNamespace:
-			if !other.spec().Host.IpcMode.IsShareable() {
-				return fault.New(fault.Conflict, "cannot join the IPC of container %s: it was not made with --ipc shareable", other.spec().Name)
+			if !other.Spec().Host.IpcMode.IsShareable() {
+				return fault.New(fault.Conflict, "cannot join the IPC of container %s: it was not made with --ipc shareable", other.Spec().Name)
 			}
 			in.Shm = other.shmDir()
 		case specs.NetworkNamespace:
-			in.Names = other.runDir()
+			in.Names = other.RunDir()
 		}
 	}
 	return nil
@@ -89,7 +89,7 @@ func (e *Engine) pinReferences(in *request.Create) error {
 		if err != nil {
 			return "", err
 		}
-		return "container:" + other.spec().ID, nil
+		return "container:" + other.Spec().ID, nil
 	}
 	pid, err1 := pin(string(h.PidMode), h.PidMode.IsContainer(), h.PidMode.Container())
 	ipc, err2 := pin(string(h.IpcMode), h.IpcMode.IsContainer(), h.IpcMode.Container())
@@ -100,7 +100,7 @@ func (e *Engine) pinReferences(in *request.Create) error {
 	}
 	other, err := e.find(h.NetworkMode.ConnectedContainer())
 	if err == nil {
-		in.Config.Hostname, in.Config.Domainname = other.spec().Config.Hostname, other.spec().Config.Domainname
+		in.Config.Hostname, in.Config.Domainname = other.Spec().Config.Hostname, other.Spec().Config.Domainname
 	}
 	return err
 }
@@ -110,8 +110,9 @@ func (e *Engine) pinReferences(in *request.Create) error {
 func (c *ctr) pidFamily() []string {
 	root := c.pidOwner()
 	var out []string
-	for _, o := range c.e.all() {
-		if isRunning(o.view().State) && o.pidOwner() == root {
+	for _, o := range c.e.Containers.All() {
+		o := c.e.handles(o)
+		if o.View().State.Running() && o.pidOwner() == root {
 			out = append(out, o.cgroup())
 		}
 	}
@@ -121,7 +122,7 @@ func (c *ctr) pidFamily() []string {
 // pidOwner is the id of the container whose PID namespace this one is in; with the host's, its own.
 func (c *ctr) pidOwner() string {
 	for range 100 { // a chain has no cycle: who is joined was made before
-		mode := c.spec().Host.PidMode
+		mode := c.Spec().Host.PidMode
 		if !mode.IsContainer() {
 			break
 		}
@@ -131,35 +132,35 @@ func (c *ctr) pidOwner() string {
 		}
 		c = next
 	}
-	return c.spec().ID
+	return c.Spec().ID
 }
 
 // freezeForStart are those that a start which joins a PID namespace makes stand still.
 func (c *ctr) freezeForStart() []string {
-	if !c.spec().Host.PidMode.IsContainer() {
+	if !c.Spec().Host.PidMode.IsContainer() {
 		return nil
 	}
 	return c.pidFamily()
 }
 
-func (c *ctr) shmDir() string { return filepath.Join(c.runDir(), "shm") }
+func (c *ctr) shmDir() string { return filepath.Join(c.RunDir(), "shm") }
 
 // openShm mounts the /dev/shm of a container that shares it. It is the one mount of a container's on the host: another
 // container could not bind it out of this one's mount namespace.
 func (c *ctr) openShm(u *undo) error {
-	h := c.spec().Host
+	h := c.Spec().Host
 	if !h.IpcMode.IsShareable() {
 		return nil
 	}
 	if err := os.MkdirAll(c.shmDir(), 0o700); err != nil {
 		return fmt.Errorf("make folder: %w", err)
 	}
-	closeShm(c.runDir())
+	closeShm(c.RunDir())
 	data := fmt.Sprintf("mode=1777,size=%d", h.ShmSize)
 	if err := unix.Mount("shm", c.shmDir(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
 		return fmt.Errorf("mount shared memory on %s: %w", c.shmDir(), err)
 	}
-	u.add(func() { closeShm(c.runDir()) })
+	u.add(func() { closeShm(c.RunDir()) })
 	return nil
 }
 

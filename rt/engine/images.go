@@ -10,6 +10,7 @@ import (
 
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 )
@@ -70,7 +71,7 @@ func (e *Engine) listImages(*job.Job, struct{}) (ImageList, error) {
 		return ImageList{}, err
 	}
 	l := ImageList{Images: images, Containers: map[string]int{}}
-	for _, v := range e.Containers() {
+	for _, v := range e.Containers.Views() {
 		l.Containers[v.ImageID]++
 	}
 	return l, nil
@@ -147,9 +148,9 @@ func (e *Engine) removalEvents(id image.ID, gone []repo.Removed) {
 // imageFree refuses to take the last name off an image that a container was made from, and to remove one by its id that
 // is used or has several names; all but a use can be forced.
 func (e *Engine) imageFree(img image.Image, in RemoveImageIn) error {
-	var user *View
-	for _, v := range e.Containers() {
-		if v.ImageID == img.ID.String() && (user == nil || isRunning(v.State)) {
+	var user *containers.View
+	for _, v := range e.Containers.Views() {
+		if v.ImageID == img.ID.String() && (user == nil || v.State.Running()) {
 			user = &v
 		}
 	}
@@ -160,7 +161,7 @@ func (e *Engine) imageFree(img image.Image, in RemoveImageIn) error {
 		return nil
 	case !isID:
 		return fault.New(fault.Conflict, "conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s", in.Ref, user.ID[:12], img.ID.Encoded()[:12])
-	case user != nil && isRunning(user.State):
+	case user != nil && user.State.Running():
 		return fault.New(fault.Conflict, "conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", img.ID.Encoded()[:12], user.ID[:12])
 	case user != nil:
 		return fault.New(fault.Conflict, "conflict: unable to delete %s (cannot be forced) - image is being used by stopped container %s: remove that first", img.ID.Encoded()[:12], user.ID[:12])
@@ -178,11 +179,11 @@ func (e *Engine) sizes(_ *job.Job, ref string) (Sizes, error) {
 	if err != nil {
 		return Sizes{}, err
 	}
-	written, err := e.images.LayerSize(c.spec().ID)
+	written, err := e.images.LayerSize(c.Spec().ID)
 	if err != nil {
 		return Sizes{}, err
 	}
-	img, err := e.images.Get(c.spec().ImageID)
+	img, err := e.images.Get(c.Spec().ImageID)
 	if err != nil {
 		return Sizes{Written: written, Root: written}, nil
 	}

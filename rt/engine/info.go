@@ -41,7 +41,7 @@ func (e *Engine) info(*job.Job, struct{}) (Info, error) {
 	i.Name, _ = os.Hostname()
 	i.Driver, i.DriverReason = e.images.Driver()
 	i.Backing = e.images.Backing()
-	for _, v := range e.Containers() {
+	for _, v := range e.Containers.Views() {
 		i.Total++
 		switch v.State.Status {
 		case container.StateRunning:
@@ -102,7 +102,7 @@ func (e *Engine) plan(_ *job.Job, ref string) (PlanOut, error) {
 	if err != nil {
 		return out, err
 	}
-	mounts, err := e.images.Mounts(c.spec().ID, c.viewDir())
+	mounts, err := e.images.Mounts(c.Spec().ID, c.viewDir())
 	if err != nil {
 		return out, err
 	}
@@ -115,7 +115,7 @@ func (e *Engine) plan(_ *job.Job, ref string) (PlanOut, error) {
 		return out, err
 	}
 	rootMounts, _ := sandboxMounts(mounts)
-	p, err := sandbox.Plan(sandbox.Config{ID: c.spec().ID, Spec: spec, Bundle: c.runDir(), RootMounts: rootMounts, CgroupPath: c.cgroup(), Init: ocispec.InitPath(c.spec())})
+	p, err := sandbox.Plan(sandbox.Config{ID: c.Spec().ID, Spec: spec, Bundle: c.RunDir(), RootMounts: rootMounts, CgroupPath: c.cgroup(), Init: ocispec.InitPath(c.Spec())})
 	if err != nil {
 		return out, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/coble-os/coble/configs"
 	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
@@ -116,9 +117,9 @@ func (e *Engine) makeContainer(j *job.Job, name string, conf configs.Container) 
 	}
 	old, err := e.find(name)
 	switch {
-	case err == nil && old.spec().Origin == "":
+	case err == nil && old.Spec().Origin == "":
 		return fmt.Errorf("a container with this name was made by hand: remove or rename it (coble rm -f %s)", name)
-	case err == nil && (old.spec().OriginHash != in.Hash || old.spec().ImageID != e.ImageIDOf(conf.Image)):
+	case err == nil && (old.Spec().OriginHash != in.Hash || old.Spec().ImageID != e.ImageIDOf(conf.Image)):
 		if err := job.Do(j.Context(), e.Jobs, "rm", RemoveIn{Ref: name, Force: true}, name); err != nil {
 			return err
 		}
@@ -145,7 +146,7 @@ func (e *Engine) startOnce(ctx context.Context, name string, conf configs.Contai
 	if err != nil {
 		return err
 	}
-	if v := c.view(); v.State.Run > 0 && !e.isFresh() {
+	if v := c.View(); v.State.Run > 0 && !e.isFresh() {
 		return nil
 	}
 	err = job.Do(ctx, e.Jobs, "start", name, name)
@@ -160,7 +161,7 @@ func (e *Engine) startOnce(ctx context.Context, name string, conf configs.Contai
 
 // dropVanished removes containers whose section is no longer in the file. A section with a mistake is not gone.
 func (e *Engine) dropVanished(j *job.Job, c configs.Config, spoiled map[string]bool) {
-	for _, v := range e.Containers() {
+	for _, v := range e.Containers.Views() {
 		name, ours := strings.CutPrefix(v.Origin, "container.")
 		if _, there := c.Container[name]; !ours || there || spoiled[v.Origin] {
 			continue
@@ -176,10 +177,10 @@ func (e *Engine) startByPolicy(j *job.Job) {
 	if !e.isFresh() {
 		return
 	}
-	views := e.Containers()
+	views := e.Containers.Views()
 	sort.Slice(views, func(i, j int) bool { return views[i].Created.Before(views[j].Created) })
 	for _, v := range views {
-		if v.Origin != "" || isRunning(v.State) || !wantedAtBoot(v) {
+		if v.Origin != "" || v.State.Running() || !wantedAtBoot(v) {
 			continue
 		}
 		if err := job.Do(j.Context(), e.Jobs, "start", v.ID, v.Name); err != nil && fault.KindOf(err) != fault.NotModified {
@@ -189,7 +190,7 @@ func (e *Engine) startByPolicy(j *job.Job) {
 }
 
 // wantedAtBoot is pure: Docker's rule for containers at the daemon's start.
-func wantedAtBoot(v View) bool {
+func wantedAtBoot(v containers.View) bool {
 	switch v.Host.RestartPolicy.Name {
 	case container.RestartPolicyAlways:
 		return v.WantRunning || v.LastExit != nil && !v.LastExit.StartedAt.IsZero()
@@ -207,7 +208,7 @@ const answerLimit = 2 * time.Minute
 // traceAnswer notes when a container first listens on one of its published TCP ports, by looking at its own socket
 // table: nothing is sent to it.
 func (e *Engine) traceAnswer(name string) {
-	v, err := e.Container(name)
+	v, err := e.Containers.View(name)
 	if err != nil || v.State.Pid == 0 {
 		return
 	}
@@ -249,7 +250,7 @@ func listens(pid int, port uint16) bool {
 
 // retryLater plans another try for a container of the file whose start failed.
 func (c *ctr) retryLater() {
-	c.op.Lock()
-	defer c.op.Unlock()
+	c.Op.Lock()
+	defer c.Op.Unlock()
 	c.scheduleRetry()
 }

@@ -116,7 +116,7 @@ func (p *places) told() {
 func (e *Engine) linksChanged() {
 	now := e.newPlaces()
 	for _, c := range e.all() {
-		if v := c.view(); slices.ContainsFunc(v.State.Ports, followsListen) {
+		if v := c.View(); slices.ContainsFunc(v.State.Ports, followsListen) {
 			if _, err := now.of(v.Listen); err != nil {
 				e.log.Error("where ports are reached from", "err", err)
 				return

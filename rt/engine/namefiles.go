@@ -18,7 +18,7 @@ import (
 
 // writeNames writes the files that the container sees as /etc/hosts, /etc/hostname and /etc/resolv.conf.
 func (c *ctr) writeNames(ends []store.End) error {
-	hostname := c.spec().Config.Hostname
+	hostname := c.Spec().Config.Hostname
 	if hostname == "" {
 		hostname, _ = os.Hostname()
 	}
@@ -27,21 +27,21 @@ func (c *ctr) writeNames(ends []store.End) error {
 
 // writeName writes one of them in place: it may be mounted in the container.
 func (c *ctr) writeName(name, text string) error {
-	return os.WriteFile(filepath.Join(c.runDir(), name), []byte(text), 0o644)
+	return os.WriteFile(filepath.Join(c.RunDir(), name), []byte(text), 0o644)
 }
 
 func (c *ctr) writeHosts(ends []store.End) error {
-	if c.spec().Host.NetworkMode.IsHost() {
+	if c.Spec().Host.NetworkMode.IsHost() {
 		if b, err := os.ReadFile("/etc/hosts"); err == nil {
 			return c.writeName("hosts", string(b))
 		}
 	}
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-	name := c.spec().Config.Hostname
-	if d := c.spec().Config.Domainname; d != "" {
+	name := c.Spec().Config.Hostname
+	if d := c.Spec().Config.Domainname; d != "" {
 		name += "." + d + " " + name
 	}
-	for _, h := range c.spec().Host.ExtraHosts {
+	for _, h := range c.Spec().Host.ExtraHosts {
 		host, ip, ok := strings.Cut(h, ":")
 		if ip == "host-gateway" {
 			ip = c.e.defaultNetwork().Gateway4.String()
@@ -69,15 +69,15 @@ func (c *ctr) writeHosts(ends []store.End) error {
 // linkHosts are the lines of the containers that this one is linked to in the default network.
 func (c *ctr) linkHosts() (string, error) {
 	lines := ""
-	for _, link := range c.spec().Host.Links {
+	for _, link := range c.Spec().Host.Links {
 		ref, alias, ok := strings.Cut(link, ":")
 		other, err := c.e.find(strings.TrimPrefix(ref, "/"))
 		if err != nil {
 			return "", err
 		}
-		v := other.view()
+		v := other.View()
 		i := slices.IndexFunc(v.State.Ends, func(end store.End) bool { return end.Name == networks.Default })
-		if i < 0 || !isRunning(v.State) {
+		if i < 0 || !v.State.Running() {
 			return "", fault.New(fault.Conflict, "Cannot link to a non running container: %s: start it first, in the default network", v.Name)
 		}
 		if !ok {
@@ -91,7 +91,7 @@ func (c *ctr) linkHosts() (string, error) {
 // resolvConf is the host's, without resolvers that only the host can reach, changed by what the container asks for. With a
 // name server of its own, that is the one that it asks.
 func (c *ctr) resolvConf(own bool) string {
-	h := c.spec().Host
+	h := c.Spec().Host
 	var servers, rest []string
 	f, err := os.Open("/etc/resolv.conf")
 	if err == nil {

@@ -25,7 +25,7 @@ func (e *Engine) newWaits() *waits {
 
 // add starts a container once what it needs is there, and those that it is to come after have had their turn.
 func (w *waits) add(name string, conf configs.Container, needs []string) {
-	if c, err := w.e.find(name); err == nil && c.view().State.Run > 0 && !w.e.isFresh() {
+	if c, err := w.e.find(name); err == nil && c.View().State.Run > 0 && !w.e.isFresh() {
 		return // this boot has started it already
 	}
 	var before []chan struct{}

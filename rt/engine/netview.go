@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/netview"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
@@ -14,7 +15,7 @@ import (
 
 // netting is a running container's part of the networks.
 type netting struct {
-	view   View
+	view   containers.View
 	ends   []store.End
 	ports  []netcfg.Port
 	counts []netcfg.Count // of ports
@@ -59,8 +60,8 @@ func (e *Engine) nettings(v *netview.View) (all []*netting, err error) {
 	where := e.newPlaces()
 	var ports []netcfg.Port
 	for _, c := range e.all() {
-		n := &netting{view: c.view(), ends: c.ends()}
-		if !isRunning(n.view.State) {
+		n := &netting{view: c.View(), ends: c.ends()}
+		if !n.view.State.Running() {
 			continue
 		}
 		if n.ports, err = e.portTargets(n.view, n.ends, where); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
@@ -81,38 +82,38 @@ func (e *Engine) defaultNetwork() netcfg.Network {
 
 // claimLeases marks a container's kept addresses as taken. One that is not in its network any more is given up.
 func (e *Engine) claimLeases(c *ctr) {
-	leases := maps.Clone(c.spec().Leases)
+	leases := maps.Clone(c.Spec().Leases)
 	if leases == nil {
 		leases = map[string]store.Lease{}
 	}
-	if a, err := netip.ParseAddr(c.spec().Address); err == nil { // of an older version
+	if a, err := netip.ParseAddr(c.Spec().Address); err == nil { // of an older version
 		n, err := e.networks.Get(networks.Default)
 		if _, has := leases[n.ID]; err == nil && !has {
 			leases[n.ID] = store.Lease{V4: a}
 		}
 	}
-	changed := c.spec().Address != ""
+	changed := c.Spec().Address != ""
 	for id, l := range leases {
-		if _, err := e.networks.Join(id, c.spec().ID, l.V4, l.V6); err != nil {
-			e.log.Warn("address of container is not in the network any more; it gets another at its next start", "container", c.spec().Name, "err", err)
+		if _, err := e.networks.Join(id, c.Spec().ID, l.V4, l.V6); err != nil {
+			e.log.Warn("address of container is not in the network any more; it gets another at its next start", "container", c.Spec().Name, "err", err)
 			delete(leases, id)
 			changed = true
 		}
 	}
 	if changed {
-		c.setSpec(func(s *store.Spec) { s.Leases, s.Address = leases, "" })
+		c.SetSpec(func(s *store.Spec) { s.Leases, s.Address = leases, "" })
 	}
 }
 
 func (e *Engine) releaseLeases(c *ctr) {
-	for id := range c.spec().Leases {
-		e.networks.Leave(id, c.spec().ID)
+	for id := range c.Spec().Leases {
+		e.networks.Leave(id, c.Spec().ID)
 	}
 }
 
 // reserveNetwork gives the container its addresses and its host ports, before anything is made.
 func (e *Engine) reserveNetwork(c *ctr, u *undo) ([]store.End, error) {
-	spec := c.spec()
+	spec := c.Spec()
 	if m := spec.Host.NetworkMode; m.IsHost() || m.IsNone() || m.IsContainer() {
 		return nil, nil
 	}
@@ -134,7 +135,7 @@ func (e *Engine) reserveNetwork(c *ctr, u *undo) ([]store.End, error) {
 		}
 	}
 	if !maps.Equal(leases, spec.Leases) {
-		if err := c.setSpec(func(s *store.Spec) { s.Leases = leases }); err != nil {
+		if err := c.SetSpec(func(s *store.Spec) { s.Leases = leases }); err != nil {
 			return nil, err
 		}
 	}
@@ -143,7 +144,7 @@ func (e *Engine) reserveNetwork(c *ctr, u *undo) ([]store.End, error) {
 		return nil, err
 	}
 	u.add(func() { e.releasePorts(c) })
-	c.setState(func(st *store.State) { st.Ports, st.Ends, st.HostIf = ports, ends, "" })
+	c.SetState(func(st *store.State) { st.Ports, st.Ends, st.HostIf = ports, ends, "" })
 	return ends, nil
 }
 
@@ -200,7 +201,7 @@ func hostIf(container string, n network.Network) string {
 
 // plugNetwork runs while the child waits at its barrier.
 func (e *Engine) plugNetwork(c *ctr, ends []store.End, pid int, u *undo) error {
-	if c.spec().Host.NetworkMode.IsNone() {
+	if c.Spec().Host.NetworkMode.IsNone() {
 		return netcfg.LoopbackUp(pid)
 	}
 	if len(ends) == 0 {
@@ -210,9 +211,9 @@ func (e *Engine) plugNetwork(c *ctr, ends []store.End, pid int, u *undo) error {
 		return err
 	}
 	u.add(c.unplugNetwork)
-	out := e.defaultRoutes(c.spec(), ends)
+	out := e.defaultRoutes(c.Spec(), ends)
 	for _, end := range ends {
-		if err := e.plug(c.spec(), end, pid, out); err != nil {
+		if err := e.plug(c.Spec(), end, pid, out); err != nil {
 			return err
 		}
 		e.endpointEvent(events.ActionConnect, c, end)
@@ -223,7 +224,7 @@ func (e *Engine) plugNetwork(c *ctr, ends []store.End, pid int, u *undo) error {
 
 func (e *Engine) endpointEvent(action events.Action, c *ctr, end store.End) {
 	if n, err := e.networks.Get(end.Network); err == nil {
-		e.networkEvent(action, n, c.spec().ID)
+		e.networkEvent(action, n, c.Spec().ID)
 	}
 }
 
@@ -310,13 +311,13 @@ func (c *ctr) unplugNetwork() {
 	for _, end := range ends {
 		if end.HostIf != "" { // others go with their namespace
 			if err := c.e.net.Unplug(end.HostIf); err != nil {
-				c.e.log.Error("remove link", "container", c.spec().Name, "err", err)
+				c.e.log.Error("remove link", "container", c.Spec().Name, "err", err)
 			}
 		}
 		c.e.endpointEvent(events.ActionDisconnect, c, end)
 	}
-	if len(c.view().State.Ports) > 0 {
-		c.setState(func(st *store.State) { st.Ports = nil })
+	if len(c.View().State.Ports) > 0 {
+		c.SetState(func(st *store.State) { st.Ports = nil })
 		if err := c.e.applyNetwork(); err != nil {
 			c.e.log.Error("network", "err", err)
 		}
@@ -325,7 +326,7 @@ func (c *ctr) unplugNetwork() {
 
 // ends are the container's links; that of an older version is in the default network.
 func (c *ctr) ends() []store.End {
-	v := c.view()
+	v := c.View()
 	if len(v.State.Ends) > 0 || v.State.HostIf == "" {
 		return v.State.Ends
 	}
@@ -347,8 +348,8 @@ func (e *Engine) applyNetwork() error {
 	c := netcfg.Config{Links: map[string]netcfg.Link{}}
 	used, where := false, e.newPlaces()
 	for _, ct := range e.all() {
-		v := ct.view()
-		if !isRunning(v.State) && !v.State.Starting {
+		v := ct.View()
+		if !v.State.Running() && !v.State.Starting {
 			continue
 		}
 		ends := ct.ends()
@@ -415,7 +416,7 @@ func freeToSend(spec store.Spec) bool {
 
 // portTargets are where the container's published ports lead: to its address in the network of its default route, if that is
 // a bridge. In others it is reached at its own address.
-func (e *Engine) portTargets(v View, ends []store.End, where *places) ([]netcfg.Port, error) {
+func (e *Engine) portTargets(v containers.View, ends []store.End, where *places) ([]netcfg.Port, error) {
 	out := e.defaultRoutes(v.Spec, ends)
 	var ports []netcfg.Port
 	for _, end := range ends {

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
@@ -44,8 +45,8 @@ type Member struct {
 func (e *Engine) Members(id string) []Member {
 	var out []Member
 	for _, c := range e.all() {
-		v := c.view()
-		if !isRunning(v.State) && !v.State.Starting {
+		v := c.View()
+		if !v.State.Running() && !v.State.Starting {
 			continue
 		}
 		for _, end := range c.ends() {
@@ -142,7 +143,7 @@ func (e *Engine) pruneNetworks(j *job.Job, in PruneNetworksIn) ([]string, error)
 // wanted tells whether any container is to be in the network, running or not.
 func (e *Engine) wanted(n network.Network) bool {
 	return slices.ContainsFunc(e.all(), func(c *ctr) bool {
-		_, named := c.spec().Networks[n.Name]
+		_, named := c.Spec().Networks[n.Name]
 		return named
 	})
 }
@@ -168,9 +169,9 @@ func (e *Engine) connect(_ *job.Job, in ConnectIn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	spec := c.spec()
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	spec := c.Spec()
 	switch m := spec.Host.NetworkMode; {
 	case n.Driver == "host" || n.Driver == "null" || m.IsHost() || m.IsContainer():
 		return nil, fault.New(fault.Invalid, "container %s cannot be connected to network %s: one that shares the network of the host or of another container has no other, and the network host is none to join", spec.Name, n.Name)
@@ -191,7 +192,7 @@ func (e *Engine) connect(_ *job.Job, in ConnectIn) (any, error) {
 		delete(next.Networks, networks.None)
 		next.Host.NetworkMode = container.NetworkMode(n.Name)
 	}
-	if !c.running() {
+	if !c.Running() {
 		return nil, c.putNetworks(next)
 	}
 	return nil, e.connectRunning(c, n, next)
@@ -203,7 +204,7 @@ func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) erro
 	if err != nil {
 		return err
 	}
-	before, had := c.spec(), c.ends()
+	before, had := c.Spec(), c.ends()
 	end.IfName = freeIfName(had)
 	ends := append(slices.Clone(had), end)
 	if next.Leases == nil {
@@ -211,8 +212,8 @@ func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) erro
 	}
 	next.Leases[n.ID] = store.Lease{V4: end.V4.Addr(), V6: end.V6.Addr()}
 	undo := func(err error) error {
-		c.setState(func(st *store.State) { st.Ends = had })
-		err = errors.Join(err, c.putNetworks(before), e.unplug(end, c.view().State.Pid))
+		c.SetState(func(st *store.State) { st.Ends = had })
+		err = errors.Join(err, c.putNetworks(before), e.unplug(end, c.View().State.Pid))
 		e.networks.Leave(n.ID, before.ID)
 		return err
 	}
@@ -220,8 +221,8 @@ func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) erro
 	if err := c.putNetworks(next); err != nil {
 		return undo(err)
 	}
-	c.setState(func(st *store.State) { st.Ends, st.HostIf = ends, "" })
-	pid := c.view().State.Pid
+	c.SetState(func(st *store.State) { st.Ends, st.HostIf = ends, "" })
+	pid := c.View().State.Pid
 	if err := e.plug(next, end, pid, routes{}); err != nil {
 		return undo(err)
 	}
@@ -234,7 +235,7 @@ func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) erro
 
 // putNetworks writes down what next says of networks.
 func (c *ctr) putNetworks(next store.Spec) error {
-	return c.setSpec(func(s *store.Spec) {
+	return c.SetSpec(func(s *store.Spec) {
 		s.Networks, s.Leases, s.Host.NetworkMode = next.Networks, next.Leases, next.Host.NetworkMode
 	})
 }
@@ -275,9 +276,9 @@ func (e *Engine) disconnect(_ *job.Job, in DisconnectIn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	spec := c.spec()
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	spec := c.Spec()
 	if spec.Networks[n.Name] == nil || n.Driver == "host" || n.Driver == "null" {
 		return nil, fault.New(fault.Forbidden, "container %s is not connected to network %s", spec.Name, n.Name)
 	}
@@ -285,11 +286,11 @@ func (e *Engine) disconnect(_ *job.Job, in DisconnectIn) (any, error) {
 	delete(asked, n.Name)
 	leases := maps.Clone(spec.Leases)
 	delete(leases, n.ID)
-	if err := c.setSpec(func(s *store.Spec) { s.Networks, s.Leases = asked, leases }); err != nil {
+	if err := c.SetSpec(func(s *store.Spec) { s.Networks, s.Leases = asked, leases }); err != nil {
 		return nil, err
 	}
 	defer e.networks.Leave(n.ID, spec.ID)
-	if !c.running() {
+	if !c.Running() {
 		return nil, nil
 	}
 	kept := slices.Clone(c.ends())
@@ -301,12 +302,12 @@ func (e *Engine) disconnect(_ *job.Job, in DisconnectIn) (any, error) {
 		left = end
 		return true
 	})
-	c.setState(func(st *store.State) { st.Ends, st.HostIf = kept, "" })
-	if err := e.unplug(left, c.view().State.Pid); err != nil {
+	c.SetState(func(st *store.State) { st.Ends, st.HostIf = kept, "" })
+	if err := e.unplug(left, c.View().State.Pid); err != nil {
 		return nil, err
 	}
 	e.networkEvent(events.ActionDisconnect, n, spec.ID)
-	return nil, e.reroute(c, c.spec(), kept, c.view().State.Pid)
+	return nil, e.reroute(c, c.Spec(), kept, c.View().State.Pid)
 }
 
 // checkEndpoint refuses what cannot be had in a network.
@@ -362,7 +363,7 @@ func (e *Engine) checkNetworks(spec *store.Spec) error {
 }
 
 // DNSNames is pure: what a container is called in a network, its own name first.
-func DNSNames(v View, name string) []string {
+func DNSNames(v containers.View, name string) []string {
 	names := []string{v.Name}
 	if s := v.Networks[name]; s != nil {
 		names = append(names, s.Aliases...)

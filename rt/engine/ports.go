@@ -38,12 +38,12 @@ func (e *Engine) reservePorts(c *ctr, ends []store.End) ([]store.PortLease, erro
 		}
 		usual = networks.HostIP(n)
 	}
-	if out := e.defaultRoutes(c.spec(), ends); len(ends) > 0 && e.unpublished(out) {
+	if out := e.defaultRoutes(c.Spec(), ends); len(ends) > 0 && e.unpublished(out) {
 		return nil, nil
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for port, bindings := range published(c.spec()) {
+	for port, bindings := range published(c.Spec()) {
 		for _, b := range bindings {
 			lease := store.PortLease{Proto: string(port.Proto()), ContainerPort: port.Num()}
 			switch ip := orAddr(b.HostIP, usual); {
@@ -54,13 +54,13 @@ func (e *Engine) reservePorts(c *ctr, ends []store.End) ([]store.PortLease, erro
 			}
 			low, high, err := hostPorts(b.HostPort)
 			if err == nil {
-				lease.HostPort, err = e.freePort(c.spec().ID, lease, low, high)
+				lease.HostPort, err = e.freePort(c.Spec().ID, lease, low, high)
 			}
 			if err != nil {
-				e.dropPorts(c.spec().ID)
+				e.dropPorts(c.Spec().ID)
 				return nil, err
 			}
-			e.usePort(lease, c.spec().ID)
+			e.usePort(lease, c.Spec().ID)
 			leases = append(leases, lease)
 		}
 	}
@@ -122,8 +122,8 @@ func (e *Engine) freePort(id string, lease store.PortLease, low, high uint16) (u
 		}
 		return 0, fault.New(fault.Conflict, "publish port %d/%s: failed to bind host port %s:%d: address already in use by %s", low, lease.Proto, orAny(lease.HostIP), low, holder)
 	}
-	if c := e.containers[holder]; c != nil {
-		holder = "container " + c.spec().Name
+	if c := e.Containers.ByID(holder); c != nil {
+		holder = "container " + c.Spec().Name
 	}
 	return 0, fault.New(fault.Conflict, "Bind for %s:%d failed: port is already allocated by %s", orAny(lease.HostIP), low, holder)
 }
@@ -155,15 +155,15 @@ func (e *Engine) usePort(l store.PortLease, id string) {
 func (e *Engine) claimPorts(c *ctr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, l := range c.view().State.Ports {
-		e.usePort(l, c.spec().ID)
+	for _, l := range c.View().State.Ports {
+		e.usePort(l, c.Spec().ID)
 	}
 }
 
 func (e *Engine) releasePorts(c *ctr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.dropPorts(c.spec().ID)
+	e.dropPorts(c.Spec().ID)
 }
 
 func (e *Engine) dropPorts(id string) {

@@ -7,6 +7,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/stretchr/testify/require"
 
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -83,18 +84,18 @@ func TestWantedAtBoot(t *testing.T) {
 		{"on-failure", true, ran, 1, true},
 		{"on-failure", false, ran, 1, false},
 	} {
-		v := View{State: store.State{ExitCode: c.code}}
+		v := containers.View{State: store.State{ExitCode: c.code}}
 		v.WantRunning, v.LastExit, v.Host.RestartPolicy.Name = c.want, c.last, container.RestartPolicyMode(c.policy)
 		require.Equal(t, c.start, wantedAtBoot(v), "%+v", c)
 	}
 }
 
 func TestStopOrder(t *testing.T) {
-	view := func(id string, started int64, st container.ContainerState) View {
-		return View{Spec: store.Spec{ID: id}, State: store.State{Status: st, StartedAt: time.Unix(started, 0)}}
+	view := func(id string, started int64, st container.ContainerState) containers.View {
+		return containers.View{Spec: store.Spec{ID: id}, State: store.State{Status: st, StartedAt: time.Unix(started, 0)}}
 	}
 	byHand, alsoByHand := view("d", 4, "running"), view("e", 1, "running")
-	views := []View{view("b", 2, "running"), byHand, view("gone", 9, "exited"), view("a", 1, "paused"), view("c", 3, "running"), alsoByHand}
+	views := []containers.View{view("b", 2, "running"), byHand, view("gone", 9, "exited"), view("a", 1, "paused"), view("c", 3, "running"), alsoByHand}
 	for i, v := range views {
 		if v.ID != byHand.ID && v.ID != alsoByHand.ID {
 			views[i].Origin = "container." + v.ID

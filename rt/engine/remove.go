@@ -2,12 +2,12 @@ package engine
 
 import (
 	"errors"
-	"fmt"
 	"os"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
@@ -25,11 +25,11 @@ func (e *Engine) remove(j *job.Job, in RemoveIn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.running() && !in.Force {
+	if c.Running() && !in.Force {
 		return nil, fault.New(fault.Conflict, "cannot remove container %q: container is running: stop the container before removing or force remove", in.Ref)
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
+	c.Op.Lock()
+	defer c.Op.Unlock()
 	c.cancelRestart()
 	if exited := c.exitChannel(); exited != nil {
 		if !in.Force {
@@ -45,31 +45,22 @@ func (e *Engine) remove(j *job.Job, in RemoveIn) (any, error) {
 }
 
 // remove takes the record away first: what the file system still holds is then nobody's, and swept if the engine dies
-// in between. The caller holds op.
+// in between. The caller holds Op.
 func (c *ctr) remove() error {
-	c.mu.Lock()
-	if c.removed {
-		c.mu.Unlock()
-		return fault.New(fault.NotFound, "No such container: %s", c.spec().ID)
-	}
-	c.mu.Unlock()
-	e := c.e
-	if err := e.store.RemoveContainer(c.spec()); err != nil {
-		return fmt.Errorf("remove record of %s: %w", c.spec().Name, err)
+	e, spec, gone := c.e, c.Spec(), false
+	err := e.Containers.Remove(c.Container, func() error {
+		gone = true
+		e.used(spec.ImageID) // up to now
+		e.releaseLeases(c)
+		e.forgetExecs(c)
+		return errors.Join(e.images.RemoveLayer(spec.ID), removeRunDir(c.RunDir()), os.RemoveAll(c.RootDir()))
+	})
+	if !gone {
+		return err
 	}
 	e.mu.Lock()
-	delete(e.containers, c.spec().ID)
-	delete(e.names, c.spec().Name)
+	delete(e.ctrs, c.Container)
 	e.mu.Unlock()
-	e.used(c.spec().ImageID) // up to now
-	e.releaseLeases(c)
-	e.forgetExecs(c)
-	err := errors.Join(e.images.RemoveLayer(c.spec().ID), removeRunDir(c.runDir()), os.RemoveAll(c.rootDir()))
-	c.mu.Lock()
-	c.removed = true
-	close(c.change)
-	c.change = make(chan struct{})
-	c.mu.Unlock()
 	c.emit(events.ActionDestroy, nil)
 	return err
 }
@@ -85,24 +76,9 @@ func (e *Engine) rename(j *job.Job, in RenameIn) (any, error) {
 	if !request.ValidName(in.Name) {
 		return nil, fault.New(fault.Invalid, "Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", in.Name)
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if holder, taken := e.names[in.Name]; taken {
-		return nil, nameTaken(in.Name, holder)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	old := c.spec().Name
-	spec, err := e.store.Rename(c.spec(), in.Name)
-	if err != nil {
-		return nil, err
-	}
-	c.record.Store(&spec)
-	delete(e.names, old)
-	e.names[in.Name] = spec.ID
-	return nil, nil
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	return nil, e.Containers.Rename(c.Container, in.Name)
 }
 
 // PruneOut tells what a prune took away.
@@ -112,10 +88,10 @@ type PruneOut struct {
 }
 
 // prune removes every stopped container that the filter keeps.
-func (e *Engine) prune(j *job.Job, keep func(View) bool) (PruneOut, error) {
+func (e *Engine) prune(j *job.Job, keep func(containers.View) bool) (PruneOut, error) {
 	out := PruneOut{Deleted: []string{}}
-	for _, c := range e.all() {
-		v := c.view()
+	for _, c := range e.Containers.All() {
+		v := c.View()
 		if v.State.Status != container.StateCreated && v.State.Status != container.StateExited || !keep(v) {
 			continue
 		}

@@ -51,12 +51,12 @@ func (e *Engine) moveDefault(id string) error {
 		return err
 	}
 	for _, c := range e.all() {
-		leases := maps.Clone(c.spec().Leases)
+		leases := maps.Clone(c.Spec().Leases)
 		if _, had := leases[id]; !had {
 			continue
 		}
 		delete(leases, id)
-		if err := c.setSpec(func(s *store.Spec) { s.Leases = leases }); err != nil {
+		if err := c.SetSpec(func(s *store.Spec) { s.Leases = leases }); err != nil {
 			return err
 		}
 	}
@@ -71,7 +71,7 @@ func (e *Engine) replug(missing []string) {
 	}
 	for _, c := range e.all() {
 		for _, end := range c.ends() {
-			if v := c.view(); slices.Contains(missing, end.HostIf) && v.State.Status == container.StateRunning && !v.State.Starting {
+			if v := c.View(); slices.Contains(missing, end.HostIf) && v.State.Status == container.StateRunning && !v.State.Starting {
 				go c.replug(end.HostIf)
 			}
 		}
@@ -79,14 +79,14 @@ func (e *Engine) replug(missing []string) {
 }
 
 func (c *ctr) replug(hostIf string) {
-	c.op.Lock()
-	defer c.op.Unlock()
+	c.Op.Lock()
+	defer c.Op.Unlock()
 	ends := c.ends()
 	i := slices.IndexFunc(ends, func(end store.End) bool { return end.HostIf == hostIf })
-	if i < 0 || !c.running() || netcfg.Exists(hostIf) {
+	if i < 0 || !c.Running() || netcfg.Exists(hostIf) {
 		return
 	}
-	spec, pid := c.spec(), c.view().State.Pid
+	spec, pid := c.Spec(), c.View().State.Pid
 	err := c.e.plug(spec, ends[i], pid, routes{})
 	if err == nil {
 		err = c.e.reroute(c, spec, ends, pid)

@@ -50,7 +50,7 @@ func planRestart(p container.RestartPolicy, st store.State, ran time.Duration) r
 func (c *ctr) planRestart(delay time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wake = time.AfterFunc(delay, func() { job.Do(c.e.ctx, c.e.Jobs, "restart-by-policy", c.spec().ID, c.spec().Name) })
+	c.wake = time.AfterFunc(delay, func() { job.Do(c.e.ctx, c.e.Jobs, "restart-by-policy", c.Spec().ID, c.Spec().Name) })
 }
 
 // cancelRestart takes back a planned restart. The caller holds op.
@@ -58,13 +58,12 @@ func (c *ctr) cancelRestart() {
 	c.mu.Lock()
 	wake := c.wake
 	c.wake = nil
-	waiting := c.st.Status == container.StateRestarting
 	c.mu.Unlock()
 	if wake != nil {
 		wake.Stop()
 	}
-	if waiting {
-		c.setState(func(st *store.State) { st.Status, st.RestartAt = container.StateExited, time.Time{} })
+	if c.View().State.Status == container.StateRestarting {
+		c.SetState(func(st *store.State) { st.Status, st.RestartAt = container.StateExited, time.Time{} })
 	}
 }
 
@@ -74,9 +73,9 @@ func (e *Engine) restartByPolicy(j *job.Job, id string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	st := c.view().State
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	st := c.View().State
 	if st.Status != container.StateRestarting {
 		return nil, nil
 	}
@@ -84,7 +83,7 @@ func (e *Engine) restartByPolicy(j *job.Job, id string) (any, error) {
 	if err == nil {
 		return nil, nil
 	}
-	e.log.Error("restart container", "container", c.spec().Name, "err", err)
+	e.log.Error("restart container", "container", c.Spec().Name, "err", err)
 	c.scheduleRetry()
 	return nil, err
 }
@@ -92,11 +91,11 @@ func (e *Engine) restartByPolicy(j *job.Job, id string) (any, error) {
 // scheduleRetry goes on with the policy's back-off after a start that failed, as if the container had crashed at once.
 // The caller holds op.
 func (c *ctr) scheduleRetry() {
-	plan := planRestart(c.spec().Host.RestartPolicy, c.view().State, 0)
+	plan := planRestart(c.Spec().Host.RestartPolicy, c.View().State, 0)
 	if !plan.again {
 		return
 	}
-	c.setState(func(st *store.State) {
+	c.SetState(func(st *store.State) {
 		st.Status, st.RestartAt, st.RestartCount = container.StateRestarting, now().Add(plan.delay), plan.count
 	})
 	c.planRestart(plan.delay)

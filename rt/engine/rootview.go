@@ -14,7 +14,7 @@ import (
 )
 
 // viewDir is where a container's root is mounted, always in a namespace of its own.
-func (c *ctr) viewDir() string { return filepath.Join(c.runDir(), "rootfs") }
+func (c *ctr) viewDir() string { return filepath.Join(c.RunDir(), "rootfs") }
 
 // openView is a container's root file system as a mount that no path leads to, gone when it is closed. It mounts what layers say in a mount namespace of its own, which ends at once: only the descriptor keeps the
 // mount. (fsconfig(2) would need no namespace, but takes 255 bytes per option, too few for ten layers.)

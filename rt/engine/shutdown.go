@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -26,7 +27,7 @@ func (e *Engine) shutdown(j *job.Job, _ struct{}) (any, error) {
 	}
 	defer close(e.done)
 	e.keeper.say("STOPPING=1")
-	levels := stopOrder(e.Containers())
+	levels := stopOrder(e.Containers.Views())
 	e.keeper.say(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (e.stopTime(levels) + killGrace).Microseconds()))
 	for _, level := range levels {
 		var wg sync.WaitGroup
@@ -41,8 +42,8 @@ func (e *Engine) shutdown(j *job.Job, _ struct{}) (any, error) {
 // stopOrder is pure: containers that run or wait for a restart, in levels. Those made by hand know no order and stop
 // together, first; those of the TOML file stop one after the other, the last started first, so that none outlives what
 // it was started after.
-func stopOrder(views []View) [][]string {
-	views = slices.DeleteFunc(slices.Clone(views), func(v View) bool { return !isRunning(v.State) && v.State.RestartAt.IsZero() })
+func stopOrder(views []containers.View) [][]string {
+	views = slices.DeleteFunc(slices.Clone(views), func(v containers.View) bool { return !v.State.Running() && v.State.RestartAt.IsZero() })
 	sort.Slice(views, func(i, j int) bool { return views[i].State.StartedAt.After(views[j].State.StartedAt) })
 	levels := [][]string{nil}
 	for _, v := range views {
@@ -61,7 +62,7 @@ func (e *Engine) stopTime(levels [][]string) (all time.Duration) {
 		longest := time.Duration(0)
 		for _, id := range level {
 			if c, err := e.find(id); err == nil {
-				longest = max(longest, max(graceOf(c.spec(), nil), defaultGrace)+2*killGrace)
+				longest = max(longest, max(graceOf(c.Spec(), nil), defaultGrace)+2*killGrace)
 			}
 		}
 		all += longest
@@ -74,22 +75,22 @@ func (e *Engine) stopForShutdown(id string) {
 	if err != nil {
 		return
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
+	c.Op.Lock()
+	defer c.Op.Unlock()
 	c.cancelRestart()
 	var seconds *int
-	if graceOf(c.spec(), nil) < 0 {
+	if graceOf(c.Spec(), nil) < 0 {
 		seconds = new(int(defaultGrace / time.Second)) // a shutdown waits for nobody for ever
 	}
 	if err := c.stop(context.Background(), "", seconds); err != nil {
-		e.log.Error("stop container", "container", c.spec().Name, "err", err)
+		e.log.Error("stop container", "container", c.Spec().Name, "err", err)
 	}
 }
 
 // writeLastStates makes the ends durable, in one transaction.
 func (e *Engine) writeLastStates() error {
 	var specs []store.Spec
-	for _, v := range e.Containers() {
+	for _, v := range e.Containers.Views() {
 		st := v.State
 		st.Pid, st.StartTime, st.Starting, st.Ports, st.Ends, st.HostIf, st.StopAsked = 0, 0, false, nil, nil, "", false
 		v.Spec.LastExit = &st

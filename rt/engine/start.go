@@ -38,18 +38,18 @@ func (e *Engine) start(j *job.Job, ref string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
+	c.Op.Lock()
+	defer c.Op.Unlock()
 	c.cancelRestart()
-	if c.running() {
+	if c.Running() {
 		return nil, fault.New(fault.NotModified, "container %s is running already", ref)
 	}
-	if err := c.setSpec(func(s *store.Spec) { s.WantRunning = true }); err != nil {
+	if err := c.SetSpec(func(s *store.Spec) { s.WantRunning = true }); err != nil {
 		return nil, err
 	}
-	c.setState(func(st *store.State) { st.RestartCount, st.StopAsked = 0, false })
+	c.SetState(func(st *store.State) { st.RestartCount, st.StopAsked = 0, false })
 	err = c.start(j.Context())
-	if err != nil && c.spec().Host.AutoRemove {
+	if err != nil && c.Spec().Host.AutoRemove {
 		c.remove()
 	}
 	return nil, err
@@ -60,14 +60,11 @@ func (c *ctr) start(ctx context.Context) (err error) {
 	c.e.mu.Lock()
 	closing := c.e.closing
 	c.e.mu.Unlock()
-	c.mu.Lock()
-	removed := c.removed
-	c.mu.Unlock()
-	if closing || removed {
-		return fault.New(fault.Conflict, "container %s cannot be started: it is being removed, or the engine is shutting down", c.spec().Name)
+	if closing || c.Removed() {
+		return fault.New(fault.Conflict, "container %s cannot be started: it is being removed, or the engine is shutting down", c.Spec().Name)
 	}
 	// The intent comes first: whatever the kernel holds of a start that never ends is swept by the next engine.
-	c.setState(func(st *store.State) {
+	c.SetState(func(st *store.State) {
 		st.Starting, st.Error, st.OOMKilled = true, "", false
 		st.Run++
 		st.Written, st.WrittenNow = st.Written+st.WrittenNow, 0
@@ -86,11 +83,11 @@ func (c *ctr) start(ctx context.Context) (err error) {
 	c.mu.Lock()
 	c.proc, c.exited = proc, make(chan struct{})
 	c.mu.Unlock()
-	c.setState(func(st *store.State) {
+	c.SetState(func(st *store.State) {
 		st.Status, st.Starting, st.Pid, st.StartTime = container.StateRunning, false, proc.Pid, proc.StartTime
 		st.StartedAt, st.ExitCode, st.RestartAt = now(), 0, time.Time{}
 	})
-	c.e.used(c.spec().ImageID)
+	c.e.used(c.Spec().ImageID)
 	c.emit(events.ActionStart, nil)
 	go c.watch(proc, false)
 	go c.e.checkFirewall(c)
@@ -102,7 +99,7 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	if err := os.MkdirAll(c.viewDir(), 0o711); err != nil {
 		return nil, fmt.Errorf("make run folder: %w", err)
 	}
-	mounts, err := c.e.images.Mounts(c.spec().ID, c.viewDir())
+	mounts, err := c.e.images.Mounts(c.Spec().ID, c.viewDir())
 	if err != nil {
 		return nil, err
 	}
@@ -143,9 +140,9 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	defer release()
 	rootMounts, trees := sandboxMounts(ready)
 	conf := sandbox.Config{
-		ID: c.spec().ID, Spec: spec, Bundle: c.runDir(), RootMounts: rootMounts, Trees: trees, CgroupPath: c.cgroup(),
+		ID: c.Spec().ID, Spec: spec, Bundle: c.RunDir(), RootMounts: rootMounts, Trees: trees, CgroupPath: c.cgroup(),
 		Stdin: std.child[0], Stdout: std.child[1], Stderr: std.child[2],
-		Init:    ocispec.InitPath(c.spec()),
+		Init:    ocispec.InitPath(c.Spec()),
 		Freeze:  c.freezeForStart(),
 		Created: func(pid int) error { return c.e.plugNetwork(c, ends, pid, u) },
 	}
@@ -161,10 +158,10 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 
 // writeInit makes the container's own copy of the init that it asks for: one who may mount could change it.
 func (c *ctr) writeInit() error {
-	if ocispec.InitPath(c.spec()) == "" {
+	if ocispec.InitPath(c.Spec()) == "" {
 		return nil
 	}
-	if err := os.WriteFile(filepath.Join(c.runDir(), "init"), reaper.Executable(), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(c.RunDir(), "init"), reaper.Executable(), 0o755); err != nil {
 		return fmt.Errorf("write init: %w", err)
 	}
 	return nil
@@ -174,13 +171,13 @@ func (c *ctr) writeInit() error {
 func (c *ctr) startError(err error) error {
 	var exec *sandbox.ExecError
 	if !errors.As(err, &exec) {
-		return fmt.Errorf("start container %s: %w%s", c.spec().Name, err, c.e.ifFull())
+		return fmt.Errorf("start container %s: %w%s", c.Spec().Name, err, c.e.ifFull())
 	}
 	text := exec.Errno.Error()
 	if exec.Errno == unix.ENOENT && !hasSlash(exec.Name) {
 		text = "executable file not found in $PATH"
 	}
-	return fault.New(fault.Invalid, "start container %s: exec: %q: %s", c.spec().Name, exec.Name, text)
+	return fault.New(fault.Invalid, "start container %s: exec: %q: %s", c.Spec().Name, exec.Name, text)
 }
 
 func hasSlash(s string) bool { return filepath.Base(s) != s }
@@ -197,7 +194,7 @@ func (c *ctr) startFailed(err error) {
 	c.mu.Lock()
 	c.closeHandles()
 	c.mu.Unlock()
-	c.setState(func(st *store.State) {
+	c.SetState(func(st *store.State) {
 		st.Starting, st.Pid, st.ExitCode, st.Error = false, 0, code, err.Error()
 		if st.Status != container.StateCreated {
 			st.Status, st.FinishedAt = container.StateExited, now()
@@ -211,7 +208,7 @@ func (c *ctr) watch(proc *sandbox.Process, inherited bool) {
 	code, known := 0, true
 	if err := awaitPidfd(c.e.ctx, proc.PidFD); err != nil {
 		if c.e.ctx.Err() == nil {
-			c.e.log.Error("watch container", "container", c.spec().Name, "err", err)
+			c.e.log.Error("watch container", "container", c.Spec().Name, "err", err)
 		}
 		return // the engine is going; the next one watches
 	}
@@ -222,7 +219,7 @@ func (c *ctr) watch(proc *sandbox.Process, inherited bool) {
 	} else {
 		exit, err := proc.WaitNoReap()
 		if err != nil {
-			c.e.log.Error("wait for container", "container", c.spec().Name, "err", err)
+			c.e.log.Error("wait for container", "container", c.Spec().Name, "err", err)
 			known = false
 		}
 		code = exit.Status()
@@ -277,23 +274,21 @@ func (c *ctr) ended(code int, known bool) {
 	c.endLog()
 	c.unplugNetwork()
 	c.removeCgroup()
-	closeShm(c.runDir())
+	closeShm(c.RunDir())
 	c.mu.Lock()
 	c.closeHandles()
 	exited := c.exited
 	c.proc, c.exited = nil, nil
-	c.exits++
-	started := c.st.StartedAt
 	c.mu.Unlock()
 	text := ""
 	if !known {
 		text = "exit status unknown: the keeper and the engine were both gone when the container ended"
 	}
 	plan := restartPlan{}
-	c.setState(func(st *store.State) {
+	c.EndRun(func(st *store.State) {
 		st.Status, st.Pid, st.StartTime, st.ExitCode, st.OOMKilled = container.StateExited, 0, 0, code, oom
 		st.FinishedAt, st.Ports, st.Ends, st.HostIf, st.Error = now(), nil, nil, "", text
-		plan = planRestart(c.spec().Host.RestartPolicy, *st, st.FinishedAt.Sub(started))
+		plan = planRestart(c.Spec().Host.RestartPolicy, *st, st.FinishedAt.Sub(st.StartedAt))
 		if plan.again {
 			st.Status, st.RestartAt = container.StateRestarting, now().Add(plan.delay)
 			st.RestartCount = plan.count
@@ -310,8 +305,8 @@ func (c *ctr) ended(code int, known bool) {
 		c.planRestart(plan.delay)
 		return
 	}
-	if c.spec().Host.AutoRemove {
-		go job.Do(c.e.ctx, c.e.Jobs, "rm", RemoveIn{Ref: c.spec().ID, Volumes: true}, c.spec().Name)
+	if c.Spec().Host.AutoRemove {
+		go job.Do(c.e.ctx, c.e.Jobs, "rm", RemoveIn{Ref: c.Spec().ID, Volumes: true}, c.Spec().Name)
 	}
 }
 

@@ -29,9 +29,9 @@ func (c *ctr) openStdio(u *undo) (*stdio, error) {
 	if err != nil {
 		return nil, err
 	}
-	run := c.view().State.Run
+	run := c.View().State.Run
 	std := &stdio{}
-	if c.spec().Config.Tty {
+	if c.Spec().Config.Tty {
 		return std, l.Begin(run, 1)
 	}
 	if err := l.Begin(run, 1, 2); err != nil {
@@ -49,7 +49,7 @@ func (c *ctr) openStdio(u *undo) (*stdio, error) {
 		}
 		l.Pump(n, r)
 	}
-	if !c.spec().Config.OpenStdin {
+	if !c.Spec().Config.OpenStdin {
 		return std, nil
 	}
 	r, w, err := pipe(writeEnd)
@@ -91,12 +91,12 @@ func (c *ctr) takeConsole(master *os.File) {
 	l := c.log
 	c.mu.Unlock()
 	if err := c.e.keeper.store(c.fdName("tty"), master); err != nil {
-		c.e.log.Error("store terminal", "container", c.spec().Name, "err", err)
+		c.e.log.Error("store terminal", "container", c.Spec().Name, "err", err)
 	}
 	if dup, err := dupFile(master); err == nil {
 		l.Pump(1, dup)
 	}
-	if s := c.spec().Host.ConsoleSize; s[0] > 0 && s[1] > 0 {
+	if s := c.Spec().Host.ConsoleSize; s[0] > 0 && s[1] > 0 {
 		resize(master, int(s[0]), int(s[1]))
 	}
 }

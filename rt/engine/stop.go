@@ -35,13 +35,13 @@ func (e *Engine) stop(j *job.Job, in StopIn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
+	c.Op.Lock()
+	defer c.Op.Unlock()
 	c.cancelRestart()
-	if err := c.setSpec(func(s *store.Spec) { s.WantRunning = false }); err != nil {
+	if err := c.SetSpec(func(s *store.Spec) { s.WantRunning = false }); err != nil {
 		return nil, err
 	}
-	if !c.running() {
+	if !c.Running() {
 		return nil, fault.New(fault.NotModified, "container %s is not running", in.Ref)
 	}
 	if err := c.stop(j.Context(), in.Signal, in.Seconds); err != nil {
@@ -54,7 +54,7 @@ func (e *Engine) stop(j *job.Job, in StopIn) (any, error) {
 // stop sends the stop signal, waits for the grace time, then kills. The caller holds op.
 func (c *ctr) stop(ctx context.Context, signal string, seconds *int) error {
 	if signal == "" {
-		signal = c.spec().Config.StopSignal
+		signal = c.Spec().Config.StopSignal
 	}
 	sig := unix.SIGTERM
 	if signal != "" {
@@ -64,7 +64,7 @@ func (c *ctr) stop(ctx context.Context, signal string, seconds *int) error {
 		}
 		sig = s
 	}
-	grace := graceOf(c.spec(), seconds)
+	grace := graceOf(c.Spec(), seconds)
 	c.setStopAsked()
 	exited := c.exitChannel()
 	if exited == nil {
@@ -111,7 +111,7 @@ func (c *ctr) killHard(exited chan struct{}) error {
 	case <-exited:
 		return nil
 	case <-time.After(killGrace):
-		return fault.New(fault.Conflict, "container %s does not end after SIGKILL: a process of it hangs in the kernel (see /proc/%d/stack)", c.spec().Name, c.view().State.Pid)
+		return fault.New(fault.Conflict, "container %s does not end after SIGKILL: a process of it hangs in the kernel (see /proc/%d/stack)", c.Spec().Name, c.View().State.Pid)
 	}
 }
 
@@ -126,7 +126,7 @@ func (c *ctr) signal(sig unix.Signal) error {
 	proc := c.proc
 	c.mu.Unlock()
 	if proc == nil {
-		return fault.New(fault.Conflict, "container %s is not running", c.spec().ID)
+		return fault.New(fault.Conflict, "container %s is not running", c.Spec().ID)
 	}
 	return proc.Signal(sig)
 }
@@ -148,14 +148,14 @@ func (e *Engine) kill(j *job.Job, in KillIn) (any, error) {
 			return nil, err
 		}
 	}
-	if !c.running() {
-		return nil, fault.New(fault.Conflict, "cannot kill container: %s: container %s is not running", in.Ref, c.spec().ID)
+	if !c.Running() {
+		return nil, fault.New(fault.Conflict, "cannot kill container: %s: container %s is not running", in.Ref, c.Spec().ID)
 	}
 	exited := c.exitChannel()
 	deadly := sig == unix.SIGKILL
-	if deadly || sig == stopSignalOf(c.spec()) {
+	if deadly || sig == stopSignalOf(c.Spec()) {
 		c.setStopAsked()
-		c.setSpec(func(s *store.Spec) { s.WantRunning = false })
+		c.SetSpec(func(s *store.Spec) { s.WantRunning = false })
 	}
 	if err := c.signal(sig); err != nil {
 		return nil, fault.As(fault.Conflict, err)
@@ -180,18 +180,18 @@ func (e *Engine) restart(j *job.Job, in StopIn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
+	c.Op.Lock()
+	defer c.Op.Unlock()
 	c.cancelRestart()
-	if c.running() {
+	if c.Running() {
 		if err := c.stop(j.Context(), in.Signal, in.Seconds); err != nil {
 			return nil, err
 		}
 	}
-	if err := c.setSpec(func(s *store.Spec) { s.WantRunning = true }); err != nil {
+	if err := c.SetSpec(func(s *store.Spec) { s.WantRunning = true }); err != nil {
 		return nil, err
 	}
-	c.setState(func(st *store.State) { st.RestartCount, st.StopAsked = 0, false })
+	c.SetState(func(st *store.State) { st.RestartCount, st.StopAsked = 0, false })
 	if err := c.start(j.Context()); err != nil {
 		return nil, err
 	}
@@ -205,18 +205,18 @@ func (e *Engine) pause(j *job.Job, ref string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	switch st := c.view().State; {
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	switch st := c.View().State; {
 	case st.Status == container.StatePaused:
 		return nil, fault.New(fault.Conflict, "container %s is already paused", ref)
-	case !isRunning(st):
+	case !st.Running():
 		return nil, fault.New(fault.Conflict, "container %s is not running", ref)
 	}
 	if err := c.freeze(j.Context()); err != nil {
 		return nil, err
 	}
-	c.setState(func(st *store.State) { st.Status = container.StatePaused })
+	c.SetState(func(st *store.State) { st.Status = container.StatePaused })
 	c.emit(events.ActionPause, nil)
 	return nil, nil
 }
@@ -226,9 +226,9 @@ func (e *Engine) unpause(j *job.Job, ref string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	if c.view().State.Status != container.StatePaused {
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	if c.View().State.Status != container.StatePaused {
 		return nil, fault.New(fault.Conflict, "container %s is not paused", ref)
 	}
 	if err := c.thaw(); err != nil {

@@ -27,9 +27,9 @@ func (e *Engine) update(_ *job.Job, in UpdateIn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	host := c.spec().Host
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	host := c.Spec().Host
 	if host.Resources, err = updatedLimits(host.Resources, in.Limits); err != nil {
 		return nil, err
 	}
@@ -46,19 +46,19 @@ func (e *Engine) update(_ *job.Job, in UpdateIn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.running() {
+	if c.Running() {
 		g, err := cgroup.Open(c.cgroup())
 		if err != nil {
 			return nil, err
 		}
 		if err := g.Update(ocispec.Limits(host.Resources)); err != nil {
-			if bandwidth != c.spec().Bandwidth {
-				c.limitLinks(c.spec().Bandwidth)
+			if bandwidth != c.Spec().Bandwidth {
+				c.limitLinks(c.Spec().Bandwidth)
 			}
-			return nil, fault.New(fault.Conflict, "update container %s: %w", c.spec().Name, err)
+			return nil, fault.New(fault.Conflict, "update container %s: %w", c.Spec().Name, err)
 		}
 	}
-	if err := c.setSpec(func(s *store.Spec) { s.Host, s.Bandwidth = host, bandwidth }); err != nil {
+	if err := c.SetSpec(func(s *store.Spec) { s.Host, s.Bandwidth = host, bandwidth }); err != nil {
 		return nil, err
 	}
 	c.emit(events.ActionUpdate, nil)

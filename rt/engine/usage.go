@@ -8,6 +8,7 @@ import (
 
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/job"
 )
 
@@ -16,7 +17,7 @@ type DiskUsage struct {
 	Images     []image.Image
 	Shared     map[image.ID]int64 // bytes of an image that others have as well
 	Layers     int64              // bytes of all layers, each once
-	Containers []View
+	Containers []containers.View
 	Sizes      map[string]Sizes // by container id
 	Used       map[string]int   // containers by image id
 }
@@ -30,7 +31,7 @@ func (e *Engine) diskUsage(j *job.Job, _ struct{}) (DiskUsage, error) {
 	if err != nil {
 		return DiskUsage{}, err
 	}
-	d := DiskUsage{Images: l.Images, Used: l.Containers, Shared: u.Shared, Layers: u.Layers, Containers: e.Containers(), Sizes: map[string]Sizes{}}
+	d := DiskUsage{Images: l.Images, Used: l.Containers, Shared: u.Shared, Layers: u.Layers, Containers: e.Containers.Views(), Sizes: map[string]Sizes{}}
 	for _, v := range d.Containers {
 		s, err := e.sizes(j, v.ID)
 		if err != nil {

@@ -18,10 +18,10 @@ const maxPasswd = 1 << 20
 func (c *ctr) lookUpUser(mounts []driver.Mount) (rootfs.User, error) {
 	view, err := openView(mounts, c.viewDir())
 	if err != nil {
-		return rootfs.User{}, fmt.Errorf("look into root file system of %s: %w", c.spec().Name, err)
+		return rootfs.User{}, fmt.Errorf("look into root file system of %s: %w", c.Spec().Name, err)
 	}
 	defer view.Close()
-	return userIn(view, c.spec().Config.User, c.spec().Host.GroupAdd)
+	return userIn(view, c.Spec().Config.User, c.Spec().Host.GroupAdd)
 }
 
 // userIn resolves a user by the files of a root, which may have none.

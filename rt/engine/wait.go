@@ -26,20 +26,18 @@ func (e *Engine) wait(j *job.Job, in WaitIn) (WaitOut, error) {
 	if err != nil {
 		return WaitOut{}, err
 	}
-	c.mu.Lock()
-	from := c.exits
-	c.mu.Unlock()
+	from := c.Exits()
 	if in.Began != nil {
 		in.Began()
 	}
-	st, err := c.await(j.Context(), func(st store.State, exits int, removed bool) bool {
+	st, err := c.Await(j.Context(), func(st store.State, exits int, removed bool) bool {
 		switch in.Condition {
 		case container.WaitConditionNextExit:
 			return exits > from || removed
 		case container.WaitConditionRemoved:
 			return removed
 		default:
-			return removed || !isRunning(st) && st.Status != container.StateRestarting
+			return removed || !st.Running() && st.Status != container.StateRestarting
 		}
 	})
 	if err != nil {

@@ -40,8 +40,8 @@ func (e *Engine) top(_ *job.Job, in TopIn) (TopOut, error) {
 	if err != nil {
 		return TopOut{}, fault.As(fault.Invalid, err)
 	}
-	if !c.running() {
-		return TopOut{}, fault.New(fault.Conflict, "container %s is not running", c.spec().ID)
+	if !c.Running() {
+		return TopOut{}, fault.New(fault.Conflict, "container %s is not running", c.Spec().ID)
 	}
 	g, err := cgroup.Open(c.cgroup())
 	if err != nil {
@@ -92,10 +92,10 @@ func (e *Engine) stats(_ *job.Job, ref string) (Sample, error) {
 	if err != nil {
 		return Sample{}, err
 	}
-	s := Sample{ID: c.spec().ID, Name: c.spec().Name, Read: now(), CgroupVersion: CgroupVersion(), OnlineCPUs: runtime.NumCPU()}
-	st := c.view().State
+	s := Sample{ID: c.Spec().ID, Name: c.Spec().Name, Read: now(), CgroupVersion: CgroupVersion(), OnlineCPUs: runtime.NumCPU()}
+	st := c.View().State
 	g, ok := c.group()
-	if !isRunning(st) || !ok {
+	if !st.Running() || !ok {
 		return s, nil
 	}
 	if s.Stats, err = g.Stats(); err != nil {
@@ -105,7 +105,7 @@ func (e *Engine) stats(_ *job.Job, ref string) (Sample, error) {
 		s.MemoryLimit = uint64(meminfo("MemTotal"))
 	}
 	s.SystemCPU = systemCPU()
-	if !c.spec().Host.NetworkMode.IsHost() {
+	if !c.Spec().Host.NetworkMode.IsHost() {
 		s.Networks = traffic(st.Pid)
 	}
 	return s, nil

@@ -110,6 +110,11 @@ type State struct {
 	Mounts []container.MountPoint `json:",omitempty"`
 }
 
+// Running tells whether there is a process: also while it is paused.
+func (s State) Running() bool {
+	return s.Status == container.StateRunning || s.Status == container.StatePaused
+}
+
 // End is a container's link into one network.
 type End struct {
 	Network string // id

@@ -1,4 +1,4 @@
-package engine
+package containers
 
 import (
 	"math/rand/v2"
@@ -11,17 +11,17 @@ const (
 	surnames   = "ada babbage bartik bell bohr boole cerf church cray curie darwin diffie dijkstra engelbart euler fermat floyd franklin gauss goldberg hamming hamilton hertz hoare holberton hopper hypatia iverson johnson kay kepler kernighan knuth lamarr lamport leibniz liskov lovelace mccarthy mcilroy meitner milner moore naur newton noether nygaard pascal perlis perlman pike ritchie shannon spence stallman stroustrup tesla thompson torvalds turing wiles wirth wozniak zuse"
 )
 
-// freeName makes up a name that no container has.
-func (e *Engine) freeName(id string) string {
+// FreeName makes up a name that no container has.
+func (t *Table) FreeName(id string) string {
 	a, s := strings.Fields(adjectives), strings.Fields(surnames)
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for try := range 20 {
 		name := a[rand.IntN(len(a))] + "_" + s[rand.IntN(len(s))]
 		if try > 5 {
 			name += strconv.Itoa(rand.IntN(100))
 		}
-		if _, taken := e.names[name]; !taken {
+		if _, taken := t.names[name]; !taken {
 			return name
 		}
 	}
