@@ -42,8 +42,8 @@ func registries() []mutant {
 		server("read-only is read-only", "server.go", "if h.access.ReadOnly && r.Method != http.MethodGet && r.Method != http.MethodHead {", "if false {", "TestReadOnly"),
 		server("a manifest's parts are here", "manifests.go", "if err := h.checkParts(r, name, doc); err != nil {", "if false {", "TestRefusals"),
 		server("left-over blobs are swept", "store.go", "if !named[e.Name()] {", "if false {", "TestContentOutlivesTheServer"),
-		{"registry server: passwords need TLS", "rt/engine/registryserve.go", `case in.Htpasswd != "" && in.TLSCert == "":`, "case false:", "./rt/engine", "TestMayListen"},
-		{"registry server: not anybody may push", "rt/engine/registryserve.go", `case in.Htpasswd == "" && !in.ReadOnly && !in.AnyoneMayPush:`, "case false:", "./rt/engine", "TestMayListen"},
+		{"registry server: passwords need TLS", "rt/images/registryserve.go", `case in.Htpasswd != "" && in.TLSCert == "":`, "case false:", "./rt/images", "TestMayListen"},
+		{"registry server: not anybody may push", "rt/images/registryserve.go", `case in.Htpasswd == "" && !in.ReadOnly && !in.AnyoneMayPush:`, "case false:", "./rt/images", "TestMayListen"},
 		{"login: credentials are their owner's", "rt/client/dockerconfig.go", `f, err := os.CreateTemp(filepath.Dir(c.path), ".config-*")`, `f, err := os.OpenFile(c.path+".new", os.O_CREATE|os.O_RDWR, 0o644)`, "./rt/client", "TestDockerConfig"},
 	}
 }

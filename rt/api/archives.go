@@ -16,6 +16,7 @@ import (
 	layerimage "github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 )
@@ -59,7 +60,7 @@ func (s *Server) saveImages(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) save(w http.ResponseWriter, r *http.Request, names []string) error {
-	in := engine.SaveIn{Names: names}
+	in := images.SaveIn{Names: names}
 	var err error
 	if in.Platform, err = platformOf(r); err != nil {
 		return err
@@ -125,7 +126,7 @@ func imageName(repository, tag string) string {
 // importImage is POST /images/create with fromSrc.
 func (s *Server) importImage(w http.ResponseWriter, r *http.Request) error {
 	src := r.FormValue("fromSrc")
-	in := engine.ImportIn{Name: imageName(r.FormValue("repo"), r.FormValue("tag")), Comment: r.FormValue("message"), Changes: r.Form["changes"]}
+	in := images.ImportIn{Name: imageName(r.FormValue("repo"), r.FormValue("tag")), Comment: r.FormValue("message"), Changes: r.Form["changes"]}
 	if src != "-" {
 		in.URL = src
 		if !strings.Contains(src, "://") { // as Docker takes it

@@ -9,7 +9,7 @@ import (
 
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
-	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 )
 
@@ -25,7 +25,7 @@ func (s *Server) fsck(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
-	in := engine.FsckIn{
+	in := images.FsckIn{
 		Image: r.FormValue("image"), Quick: flag(r, "quick"), From: r.FormValue("from"), Creds: creds,
 		Progress: func(layer digest.Digest, n, of int) {
 			enc.Encode(map[string]any{"Layer": layer, "N": n, "Of": of})

@@ -20,8 +20,8 @@ import (
 
 	layerimage "github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
-	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 )
 
@@ -40,7 +40,7 @@ func (s *Server) listImages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	l, err := job.Run[engine.ImageList](r.Context(), s.e.Jobs, "images", struct{}{}, job.Streams{})
+	l, err := job.Run[images.ImageList](r.Context(), s.e.Jobs, "images", struct{}{}, job.Streams{})
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (s *Server) listImages(w http.ResponseWriter, r *http.Request) error {
 	}
 	var shared map[layerimage.ID]int64
 	if flag(r, "shared-size") {
-		u, err := job.Run[engine.DiskUsage](r.Context(), s.e.Jobs, "df", struct{}{}, job.Streams{})
+		u, err := job.Run[images.DiskUsage](r.Context(), s.e.Jobs, "df", struct{}{}, job.Streams{})
 		if err != nil {
 			return err
 		}
@@ -158,7 +158,7 @@ func (s *Server) inspectImage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	driver := s.e.DriverName()
+	driver, _ := s.e.Images.Driver()
 	resp := image.InspectResponse{
 		ID: img.ID.String(), RepoTags: orEmpty(img.RepoTags), RepoDigests: orEmpty(img.RepoDigests), Created: img.Created.Format(time.RFC3339Nano),
 		Author: img.Author, Comment: lastComment(img), Architecture: img.Architecture, Variant: img.Variant, Os: img.OS, Size: img.Size, GraphDriver: &storage.DriverData{Name: driver, Data: map[string]string{}},
@@ -231,7 +231,7 @@ func (s *Server) tagImage(w http.ResponseWriter, r *http.Request) error {
 	if t := r.FormValue("tag"); t != "" {
 		ref += ":" + t
 	}
-	if err := job.Do(r.Context(), s.e.Jobs, "tag", engine.TagIn{Image: name, Ref: ref}, name, ref); err != nil {
+	if err := job.Do(r.Context(), s.e.Jobs, "tag", images.TagIn{Image: name, Ref: ref}, name, ref); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusCreated)
@@ -239,7 +239,7 @@ func (s *Server) tagImage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) removeImage(w http.ResponseWriter, r *http.Request) error {
-	in := engine.RemoveImageIn{Ref: r.PathValue("name"), Force: flag(r, "force")}
+	in := images.RemoveImageIn{Ref: r.PathValue("name"), Force: flag(r, "force")}
 	removed, err := job.Run[[]repo.Removed](r.Context(), s.e.Jobs, "rmi", in, job.Streams{}, in.Ref)
 	if err != nil {
 		return err
@@ -254,7 +254,7 @@ func (s *Server) removeImage(w http.ResponseWriter, r *http.Request) error {
 // loadImages streams the archive into the load job and its progress back, in Docker's JSON lines.
 func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) error {
 	l := &lines{w: w}
-	in := engine.LoadIn{}
+	in := images.LoadIn{}
 	var err error
 	if in.Platform, err = platformOf(r); err != nil {
 		drain(r)
@@ -322,11 +322,11 @@ func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in := engine.PruneImagesIn{
+	in := images.PruneImagesIn{
 		All: len(f["dangling"]) > 0 && f["dangling"][0] != "true" && f["dangling"][0] != "1", Until: until,
 		Want: f.wantLabels,
 	}
-	out, err := job.Run[engine.Pruned](r.Context(), s.e.Jobs, "image-prune", in, job.Streams{})
+	out, err := job.Run[images.Pruned](r.Context(), s.e.Jobs, "image-prune", in, job.Streams{})
 	if err != nil {
 		return err
 	}

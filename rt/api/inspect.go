@@ -20,6 +20,7 @@ import (
 
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
 )
@@ -42,7 +43,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *http.Request) error 
 	}
 	resp := s.inspect(v)
 	if flag(r, "size") {
-		sz, err := job.Run[engine.Sizes](r.Context(), s.e.Jobs, "size", v.ID, job.Streams{}, v.Name)
+		sz, err := job.Run[images.Sizes](r.Context(), s.e.Jobs, "size", v.ID, job.Streams{}, v.Name)
 		if err != nil {
 			return err
 		}
@@ -56,7 +57,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *http.Request) error 
 
 func (s *Server) inspect(v containers.View) container.InspectResponse {
 	run := filepath.Join(s.e.Options().Run, "c", v.ID)
-	driver := s.e.DriverName()
+	driver, _ := s.e.Images.Driver()
 	return container.InspectResponse{
 		ID: v.ID, Created: v.Created.Format(time.RFC3339Nano), Path: v.Path, Args: orEmpty(v.Args), State: wireState(v), Image: v.ImageID,
 		ResolvConfPath: filepath.Join(run, "resolv.conf"), HostnamePath: filepath.Join(run, "hostname"), HostsPath: filepath.Join(run, "hosts"),
@@ -176,7 +177,7 @@ func (s *Server) listContainers(w http.ResponseWriter, r *http.Request) error {
 		}
 		sum := s.summary(v)
 		if flag(r, "size") {
-			if sz, err := job.Run[engine.Sizes](r.Context(), s.e.Jobs, "size", v.ID, job.Streams{}, v.Name); err == nil {
+			if sz, err := job.Run[images.Sizes](r.Context(), s.e.Jobs, "size", v.ID, job.Streams{}, v.Name); err == nil {
 				sum.SizeRw, sum.SizeRootFs = sz.Written, sz.Root
 			}
 		}
@@ -214,7 +215,7 @@ func (s *Server) listFilter(f filters, views []containers.View) (func(containers
 	}
 	ancestors := map[string]bool{}
 	for _, a := range f["ancestor"] {
-		if id := s.e.ImageIDOf(a); id != "" {
+		if id := s.e.Images.IDOf(a); id != "" {
 			ancestors[id] = true
 		}
 	}

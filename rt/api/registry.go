@@ -11,8 +11,8 @@ import (
 
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
-	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 )
 
@@ -157,7 +157,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request) error {
 	if r.FormValue("fromSrc") != "" {
 		return s.importImage(w, r)
 	}
-	in := engine.PullIn{Ref: r.FormValue("fromImage"), Platform: r.FormValue("platform")}
+	in := images.PullIn{Ref: r.FormValue("fromImage"), Platform: r.FormValue("platform")}
 	if in.Ref == "" {
 		return invalid("pull: fromImage is missing")
 	}
@@ -181,7 +181,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) pushImage(w http.ResponseWriter, r *http.Request, name string) error {
-	in := engine.PushIn{Repo: name, Tag: r.FormValue("tag")}
+	in := images.PushIn{Repo: name, Tag: r.FormValue("tag")}
 	if in.Tag == "" && strings.Contains(name[strings.LastIndex(name, "/")+1:], ":") {
 		at := strings.LastIndex(name, ":")
 		in.Repo, in.Tag = name[:at], name[at+1:]
@@ -192,7 +192,7 @@ func (s *Server) pushImage(w http.ResponseWriter, r *http.Request, name string) 
 	}
 	l := &lines{w: w}
 	in.Tell = l.event
-	in.Sent = func(o engine.PushOut) { l.write(progressLine{Aux: o}) }
+	in.Sent = func(o images.PushOut) { l.write(progressLine{Aux: o}) }
 	_, err = job.Run[any](r.Context(), s.e.Jobs, "push", in, job.Streams{}, name)
 	return l.end(err)
 }
@@ -202,7 +202,7 @@ func (s *Server) searchImages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in := engine.SearchIn{Term: r.FormValue("term")}
+	in := images.SearchIn{Term: r.FormValue("term")}
 	if v := r.FormValue("limit"); v != "" {
 		if in.Limit, err = strconv.Atoi(v); err != nil {
 			return invalid("limit %q is not a number", v)
@@ -245,7 +245,7 @@ func (s *Server) checkAuth(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &a); err != nil {
 		return err
 	}
-	in := engine.AuthIn{Server: a.ServerAddress, Creds: a.credentials()}
+	in := images.AuthIn{Server: a.ServerAddress, Creds: a.credentials()}
 	if _, err := job.Run[any](r.Context(), s.e.Jobs, "auth", in, job.Streams{}, a.ServerAddress); err != nil {
 		return err
 	}
@@ -257,12 +257,12 @@ func (s *Server) inspectDistribution(w http.ResponseWriter, r *http.Request) err
 	if !ok {
 		return &fault.Error{Kind: fault.NotFound, Err: errors.New("page not found")}
 	}
-	in := engine.DistributionIn{Ref: name}
+	in := images.DistributionIn{Ref: name}
 	var err error
 	if in.Creds, err = credentials(r, name); err != nil {
 		return err
 	}
-	out, err := job.Run[engine.DistributionOut](r.Context(), s.e.Jobs, "distribution-inspect", in, job.Streams{}, name)
+	out, err := job.Run[images.DistributionOut](r.Context(), s.e.Jobs, "distribution-inspect", in, job.Streams{}, name)
 	if err != nil {
 		return err
 	}
@@ -279,7 +279,7 @@ func (s *Server) serveRegistry(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	l := &lines{w: w}
-	in := engine.RegistryServeIn{
+	in := images.RegistryServeIn{
 		Listen: req.Listen, TLSCert: req.TLSCert, TLSKey: req.TLSKey, Htpasswd: req.Htpasswd, ReadOnly: req.ReadOnly, AnyoneMayPush: req.AnyoneMayPush,
 		Began: func(addr net.Addr) { l.write(progressLine{Status: "Serving images on " + addr.String()}) },
 	}

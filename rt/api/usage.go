@@ -10,7 +10,7 @@ import (
 	"github.com/moby/moby/api/types/volume"
 
 	"github.com/coble-os/coble/layers/repo"
-	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 )
 
@@ -23,7 +23,7 @@ func (s *Server) diskUsage(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	wanted := func(t string) bool { return len(types) == 0 || slices.Contains(types, t) }
-	u, err := job.Run[engine.DiskUsage](r.Context(), s.e.Jobs, "df", struct{}{}, job.Streams{})
+	u, err := job.Run[images.DiskUsage](r.Context(), s.e.Jobs, "df", struct{}{}, job.Streams{})
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/coble-os/coble/netcfg/links"
 	"github.com/coble-os/coble/rt/api"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 )
 
@@ -128,7 +129,7 @@ func offerImages(e *engine.Engine, conf configs.RegistryServe, log *slog.Logger)
 	if conf.Listen == "" {
 		return
 	}
-	in := engine.RegistryServeIn{Listen: conf.Listen, ReadOnly: conf.ReadOnly, AnyoneMayPush: conf.AnyoneMayPush}
+	in := images.RegistryServeIn{Listen: conf.Listen, ReadOnly: conf.ReadOnly, AnyoneMayPush: conf.AnyoneMayPush}
 	for _, f := range []struct {
 		path string
 		text *string

@@ -199,7 +199,7 @@ func (e *Engine) sweep() {
 	}
 	sweepDir(filepath.Join(e.o.Run, "c"), claimed)
 	sweepDir(filepath.Join(e.o.Root, "containers"), claimed)
-	if err := e.images.SweepLayers(claimed); err != nil {
+	if err := e.Images.SweepLayers(claimed); err != nil {
 		e.log.Error("sweep layers", "err", err)
 	}
 }

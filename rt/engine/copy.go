@@ -14,6 +14,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
 )
@@ -51,7 +52,7 @@ func (c *ctr) openRoot(mounted bool) (root *os.File, live bool, err error) {
 			root.Close()
 		}
 	}
-	mounts, err := c.e.images.Mounts(c.Spec().ID, c.viewDir())
+	mounts, err := c.e.Images.Mounts(c.Spec().ID, c.viewDir())
 	if err != nil {
 		return nil, false, err
 	}
@@ -176,7 +177,7 @@ func (e *Engine) copyTo(j *job.Job, in CopyIn) (any, error) {
 			return fault.As(fault.Invalid, err)
 		}
 		if err != nil {
-			return archiveError(err)
+			return images.ArchiveError(err)
 		}
 		c.emit(events.ActionExtractToDir, map[string]string{"path": in.Path})
 		return nil

@@ -9,9 +9,9 @@ import (
 
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/image"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/logs"
 	"github.com/coble-os/coble/rt/request"
@@ -32,11 +32,11 @@ func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	if err := e.pinReferences(&in); err != nil {
 		return CreateOut{}, err
 	}
-	img, err := e.images.Get(in.Config.Image)
+	img, err := e.Images.Get(in.Config.Image)
 	if err != nil {
-		return CreateOut{}, imageError(err)
+		return CreateOut{}, images.Error(err)
 	}
-	if err := checkPlatform(img, in); err != nil {
+	if err := images.CheckPlatform(img, in); err != nil {
 		return CreateOut{}, err
 	}
 	id := randomID()
@@ -57,7 +57,7 @@ func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	if err != nil {
 		return CreateOut{}, err
 	}
-	e.used(spec.ImageID)
+	e.Images.Used(spec.ImageID)
 	e.handles(c).emit(events.ActionCreate, nil)
 	return CreateOut{ID: spec.ID, Warnings: e.portWarnings(spec)}, nil
 }
@@ -68,8 +68,8 @@ func (e *Engine) insert(spec store.Spec) (*containers.Container, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", spec.Name, err)
 	}
-	layer := func() error { return e.images.CreateLayer(spec.ID, image.ID(spec.ImageID), limit) }
-	c, err := e.Containers.Create(spec, layer, func() { e.images.RemoveLayer(spec.ID) })
+	layer := func() error { return e.Images.CreateLayer(spec.ID, image.ID(spec.ImageID), limit) }
+	c, err := e.Containers.Create(spec, layer, func() { e.Images.RemoveLayer(spec.ID) })
 	if errors.Is(err, driver.ErrUnsupported) {
 		return nil, fault.As(fault.Unsupported, err)
 	}
@@ -104,11 +104,4 @@ func (e *Engine) logOptions(spec store.Spec) (logs.Options, error) {
 		}
 	}
 	return o, nil
-}
-
-func imageError(err error) error {
-	if errors.Is(err, repo.ErrNotFound) {
-		return fault.As(fault.NotFound, err)
-	}
-	return fault.As(fault.Invalid, err)
 }

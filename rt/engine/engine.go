@@ -22,10 +22,9 @@ import (
 
 	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/layers/registry/server"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/containers"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
@@ -72,14 +71,13 @@ type LogOptions struct {
 type Engine struct {
 	Jobs       *job.Table // all that the engine can be asked for
 	Containers *containers.Table
+	Images     *images.Store
 	Boot       *boot.Trace
 
 	o        Options
 	id       string // of this installation, 32 hex digits
 	log      *slog.Logger
 	store    *store.Store
-	images   *repo.Repo
-	registry *registry.Client
 	net      *netcfg.Host
 	networks *networks.Registry
 	settled  sync.Once // the default network's subnet was looked at
@@ -94,16 +92,12 @@ type Engine struct {
 	ctrs    map[*containers.Container]*ctr // guarded by mu
 	execs   map[string]*execution          // by id; guarded by mu
 	ports   map[portKey][]portUse          // guarded by mu
-	pushed  *server.Store                  // what others pushed to this machine; nil until it is served; guarded by mu
 	closing bool                           // no new starts; guarded by mu
 	fresh   bool                           // nobody has launched since the machine or the daemon was down; guarded by mu
 
-	rules keepRules // of images that nobody uses; guarded by mu
-
-	launching  sync.Mutex // held by the launch job
-	endWaits   func()     // ends the waiting of containers for links; guarded by launching
-	collecting sync.Mutex // held by the collect job
-	applying   sync.Mutex // held from a look at the containers until the network is told
+	launching sync.Mutex // held by the launch job
+	endWaits  func()     // ends the waiting of containers for links; guarded by launching
+	applying  sync.Mutex // held from a look at the containers until the network is told
 
 	ctx    context.Context // ends with the engine
 	cancel context.CancelFunc
@@ -138,13 +132,11 @@ func Open(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e.registerJobs()
-	e.registerRegistryJobs()
 	// In a group of its own: that of a container may have a limit.
 	if err := cgroup.CountDisk("/"+e.name+"-count", e.o.Root); err != nil {
 		e.log.Error("control groups", "err", err)
 	}
 	e.adoptAll()
-	go e.collectDaily()
 	return e, nil
 }
 
@@ -167,8 +159,12 @@ func (e *Engine) openParts() (err error) {
 	if err := e.openID(); err != nil {
 		return err
 	}
-	if e.images, err = repo.Open(repo.Options{Root: e.o.Root, DB: e.store.Durable, Driver: e.o.Driver, Pool: e.o.Pool}); err != nil {
-		return fmt.Errorf("open images: %w", err)
+	e.Images, err = images.Open(e.ctx, images.Options{
+		Root: e.o.Root, DB: e.store.Durable, Driver: e.o.Driver, Pool: e.o.Pool, Registry: e.o.Registry, Log: e.log,
+		Jobs: e.Jobs, Containers: e.Containers, Emit: e.events.emit,
+	})
+	if err != nil {
+		return err
 	}
 	return e.openNetwork()
 }

@@ -22,24 +22,9 @@ func (e *Engine) ExecIDs(ref string) []string {
 	return e.execIDs(c)
 }
 
-// DriverName is the graph driver's.
-func (e *Engine) DriverName() string {
-	name, _ := e.images.Driver()
-	return name
-}
-
 // EndpointID is the fixed id of a container's place in a network.
 func (e *Engine) EndpointID(container, network string) string {
 	return hashString(e.id + "/endpoint/" + container + "/" + network)
-}
-
-// ImageIDOf returns the id of a named image, or "".
-func (e *Engine) ImageIDOf(ref string) string {
-	img, err := e.images.Get(ref)
-	if err != nil {
-		return ""
-	}
-	return img.ID.String()
 }
 
 // Status is what `coble status` tells.

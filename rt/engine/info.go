@@ -39,8 +39,8 @@ func (e *Engine) info(*job.Job, struct{}) (Info, error) {
 		Bridge: e.bridgeName(), Subnet: e.defaultNetwork().V4.String(), Goroutines: runtime.NumGoroutine(), OS: osName(),
 	}
 	i.Name, _ = os.Hostname()
-	i.Driver, i.DriverReason = e.images.Driver()
-	i.Backing = e.images.Backing()
+	i.Driver, i.DriverReason = e.Images.Driver()
+	i.Backing = e.Images.Backing()
 	for _, v := range e.Containers.Views() {
 		i.Total++
 		switch v.State.Status {
@@ -52,7 +52,7 @@ func (e *Engine) info(*job.Job, struct{}) (Info, error) {
 			i.Stopped++
 		}
 	}
-	images, err := e.images.List()
+	images, err := e.Images.List()
 	if err != nil {
 		return i, err
 	}
@@ -102,7 +102,7 @@ func (e *Engine) plan(_ *job.Job, ref string) (PlanOut, error) {
 	if err != nil {
 		return out, err
 	}
-	mounts, err := e.images.Mounts(c.Spec().ID, c.viewDir())
+	mounts, err := e.Images.Mounts(c.Spec().ID, c.viewDir())
 	if err != nil {
 		return out, err
 	}

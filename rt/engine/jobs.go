@@ -4,7 +4,7 @@ import (
 	"github.com/coble-os/coble/rt/job"
 )
 
-// registerJobs is the table of everything that the engine can be asked for.
+// registerJobs puts into the table what the engine itself can be asked for. Its parts have put in theirs.
 func (e *Engine) registerJobs() {
 	job.Register(e.Jobs, "create", e.create)
 	job.Register(e.Jobs, "start", e.start)
@@ -25,7 +25,6 @@ func (e *Engine) registerJobs() {
 	job.Register(e.Jobs, "exec", e.execStart)
 	job.Register(e.Jobs, "exec-inspect", e.execInspect)
 	job.Register(e.Jobs, "exec-resize", e.execResize)
-	job.Register(e.Jobs, "size", e.sizes)
 	job.Register(e.Jobs, "plan", e.plan)
 	job.Register(e.Jobs, "top", e.top)
 	job.Register(e.Jobs, "stats", e.stats)
@@ -35,24 +34,12 @@ func (e *Engine) registerJobs() {
 	job.Register(e.Jobs, "network-prune", e.pruneNetworks)
 	job.Register(e.Jobs, "network-connect", e.connect)
 	job.Register(e.Jobs, "network-disconnect", e.disconnect)
-	job.Register(e.Jobs, "load", e.load)
-	job.Register(e.Jobs, "save", e.save)
-	job.Register(e.Jobs, "import", e.importImage)
 	job.Register(e.Jobs, "commit", e.commit)
 	job.Register(e.Jobs, "export", e.export)
 	job.Register(e.Jobs, "changes", e.changes)
 	job.Register(e.Jobs, "copy-stat", e.copyStat)
 	job.Register(e.Jobs, "copy-from", e.copyFrom)
 	job.Register(e.Jobs, "copy-to", e.copyTo)
-	job.Register(e.Jobs, "df", e.diskUsage)
-	job.Register(e.Jobs, "graph", e.graph)
-	job.Register(e.Jobs, "image-prune", e.pruneImages)
-	job.Register(e.Jobs, "collect", e.collect)
-	job.Register(e.Jobs, "images", e.listImages)
-	job.Register(e.Jobs, "image-inspect", e.inspectImage)
-	job.Register(e.Jobs, "tag", e.tag)
-	job.Register(e.Jobs, "rmi", e.removeImage)
-	job.Register(e.Jobs, "fsck", e.fsck)
 	job.Register(e.Jobs, "info", e.info)
 	job.Register(e.Jobs, "launch", e.launch)
 	job.Register(e.Jobs, "shutdown", e.shutdown)

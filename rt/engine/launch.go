@@ -16,6 +16,7 @@ import (
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
 )
@@ -32,9 +33,9 @@ type LaunchIn struct {
 func (e *Engine) launch(j *job.Job, in LaunchIn) (any, error) {
 	e.launching.Lock()
 	defer e.launching.Unlock()
-	e.setRules(rulesOf(in.Config, in.Problems))
+	e.Images.Keep(in.Config, in.Problems)
 	e.setListen(in.Config)
-	defer e.collectSoon()
+	defer e.Images.CollectSoon()
 	spoiled := map[string]bool{}
 	for _, p := range in.Problems {
 		e.Problem(p.Error())
@@ -85,11 +86,11 @@ func (e *Engine) launchImage(j *job.Job, name, source string) error {
 	}
 	key := "image/" + name
 	if string(e.store.Meta(key)) == stamp {
-		if img, err := e.images.Get(name); err == nil && img.Damage == "" {
+		if img, err := e.Images.Get(name); err == nil && img.Damage == "" {
 			return nil
 		}
 	}
-	if _, err := job.Run[[]repo.Loaded](j.Context(), e.Jobs, "load", LoadIn{Path: source, Name: name}, job.Streams{}, source); err != nil {
+	if _, err := job.Run[[]repo.Loaded](j.Context(), e.Jobs, "load", images.LoadIn{Path: source, Name: name}, job.Streams{}, source); err != nil {
 		return err
 	}
 	return e.store.PutMeta(key, []byte(stamp))
@@ -119,7 +120,7 @@ func (e *Engine) makeContainer(j *job.Job, name string, conf configs.Container) 
 	switch {
 	case err == nil && old.Spec().Origin == "":
 		return fmt.Errorf("a container with this name was made by hand: remove or rename it (coble rm -f %s)", name)
-	case err == nil && (old.Spec().OriginHash != in.Hash || old.Spec().ImageID != e.ImageIDOf(conf.Image)):
+	case err == nil && (old.Spec().OriginHash != in.Hash || old.Spec().ImageID != e.Images.IDOf(conf.Image)):
 		if err := job.Do(j.Context(), e.Jobs, "rm", RemoveIn{Ref: name, Force: true}, name); err != nil {
 			return err
 		}

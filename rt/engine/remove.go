@@ -50,10 +50,10 @@ func (c *ctr) remove() error {
 	e, spec, gone := c.e, c.Spec(), false
 	err := e.Containers.Remove(c.Container, func() error {
 		gone = true
-		e.used(spec.ImageID) // up to now
+		e.Images.Used(spec.ImageID) // up to now
 		e.releaseLeases(c)
 		e.forgetExecs(c)
-		return errors.Join(e.images.RemoveLayer(spec.ID), removeRunDir(c.RunDir()), os.RemoveAll(c.RootDir()))
+		return errors.Join(e.Images.RemoveLayer(spec.ID), removeRunDir(c.RunDir()), os.RemoveAll(c.RootDir()))
 	})
 	if !gone {
 		return err
@@ -95,7 +95,7 @@ func (e *Engine) prune(j *job.Job, keep func(containers.View) bool) (PruneOut, e
 		if v.State.Status != container.StateCreated && v.State.Status != container.StateExited || !keep(v) {
 			continue
 		}
-		size, _ := e.images.LayerSize(v.ID)
+		size, _ := e.Images.LayerSize(v.ID)
 		if _, err := e.remove(j, RemoveIn{Ref: v.ID}); err != nil {
 			return out, err
 		}

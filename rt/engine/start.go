@@ -87,7 +87,7 @@ func (c *ctr) start(ctx context.Context) (err error) {
 		st.Status, st.Starting, st.Pid, st.StartTime = container.StateRunning, false, proc.Pid, proc.StartTime
 		st.StartedAt, st.ExitCode, st.RestartAt = now(), 0, time.Time{}
 	})
-	c.e.used(c.Spec().ImageID)
+	c.e.Images.Used(c.Spec().ImageID)
 	c.emit(events.ActionStart, nil)
 	go c.watch(proc, false)
 	go c.e.checkFirewall(c)
@@ -99,7 +99,7 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	if err := os.MkdirAll(c.viewDir(), 0o711); err != nil {
 		return nil, fmt.Errorf("make run folder: %w", err)
 	}
-	mounts, err := c.e.images.Mounts(c.Spec().ID, c.viewDir())
+	mounts, err := c.e.Images.Mounts(c.Spec().ID, c.viewDir())
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package engine
+package images
 
 import (
 	"strconv"
@@ -22,18 +22,18 @@ type DiskUsage struct {
 	Used       map[string]int   // containers by image id
 }
 
-func (e *Engine) diskUsage(j *job.Job, _ struct{}) (DiskUsage, error) {
-	l, err := e.listImages(j, struct{}{})
+func (im *Store) diskUsage(j *job.Job, _ struct{}) (DiskUsage, error) {
+	l, err := im.listImages(j, struct{}{})
 	if err != nil {
 		return DiskUsage{}, err
 	}
-	u, err := e.images.Usage()
+	u, err := im.Usage()
 	if err != nil {
 		return DiskUsage{}, err
 	}
-	d := DiskUsage{Images: l.Images, Used: l.Containers, Shared: u.Shared, Layers: u.Layers, Containers: e.Containers.Views(), Sizes: map[string]Sizes{}}
+	d := DiskUsage{Images: l.Images, Used: l.Containers, Shared: u.Shared, Layers: u.Layers, Containers: im.o.Containers.Views(), Sizes: map[string]Sizes{}}
 	for _, v := range d.Containers {
-		s, err := e.sizes(j, v.ID)
+		s, err := im.sizes(j, v.ID)
 		if err != nil {
 			continue // removed since, or damaged: its size is not known
 		}
@@ -57,13 +57,13 @@ type Pruned struct {
 
 // pruneImages removes images that no container uses, and what pulls have left that ended without one. An image that comes
 // into use meanwhile stays.
-func (e *Engine) pruneImages(j *job.Job, in PruneImagesIn) (Pruned, error) {
+func (im *Store) pruneImages(j *job.Job, in PruneImagesIn) (Pruned, error) {
 	var out Pruned
-	before, err := e.images.Usage()
+	before, err := im.Usage()
 	if err != nil {
 		return out, err
 	}
-	l, err := e.listImages(j, struct{}{})
+	l, err := im.listImages(j, struct{}{})
 	if err != nil {
 		return out, err
 	}
@@ -72,7 +72,7 @@ func (e *Engine) pruneImages(j *job.Job, in PruneImagesIn) (Pruned, error) {
 		if !in.All && named || l.Containers[img.ID.String()] > 0 || !in.Until.IsZero() && !img.Created.Before(in.Until) || !in.Want(img.Config.Labels) {
 			continue
 		}
-		gone, err := e.removeUnused(img.ID)
+		gone, err := im.removeUnused(img.ID)
 		if err != nil {
 			return out, err
 		}
@@ -83,12 +83,12 @@ func (e *Engine) pruneImages(j *job.Job, in PruneImagesIn) (Pruned, error) {
 		if !in.Until.IsZero() {
 			age = time.Since(in.Until)
 		}
-		if err := e.images.ForgetPulls(age); err != nil {
+		if err := im.ForgetPulls(age); err != nil {
 			return out, err
 		}
 	}
-	after, err := e.images.Usage()
+	after, err := im.Usage()
 	out.Bytes = before.Layers - after.Layers
-	e.events.emit(events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": strconv.FormatInt(out.Bytes, 10)})
+	im.o.Emit(events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": strconv.FormatInt(out.Bytes, 10)})
 	return out, err
 }

@@ -1,4 +1,4 @@
-package engine
+package images
 
 import (
 	"errors"
@@ -25,7 +25,7 @@ type LoadIn struct {
 	Progress func(repo.Progress)
 }
 
-func (e *Engine) load(j *job.Job, in LoadIn) ([]repo.Loaded, error) {
+func (im *Store) load(j *job.Job, in LoadIn) ([]repo.Loaded, error) {
 	progress := in.Progress
 	if progress == nil {
 		progress = func(repo.Progress) {}
@@ -33,13 +33,13 @@ func (e *Engine) load(j *job.Job, in LoadIn) ([]repo.Loaded, error) {
 	var loaded []repo.Loaded
 	var err error
 	if in.Path != "" {
-		loaded, err = e.images.LoadPath(j.Context(), in.Path, in.Name, progress)
+		loaded, err = im.LoadPath(j.Context(), in.Path, in.Name, progress)
 	} else {
 		from := j.Stdin
 		if from == nil {
 			from = io.MultiReader()
 		}
-		loaded, err = e.images.LoadFor(j.Context(), in.Platform, from, progress)
+		loaded, err = im.LoadFor(j.Context(), in.Platform, from, progress)
 	}
 	if errors.Is(err, repo.ErrPlatform) {
 		return nil, fault.As(fault.NotFound, err)
@@ -48,15 +48,15 @@ func (e *Engine) load(j *job.Job, in LoadIn) ([]repo.Loaded, error) {
 		return nil, fault.As(fault.Invalid, err)
 	}
 	for _, l := range loaded {
-		e.used(l.ID.String())
-		e.imageEvent(events.ActionLoad, l.ID.String(), l.Ref)
+		im.Used(l.ID.String())
+		im.imageEvent(events.ActionLoad, l.ID.String(), l.Ref)
 	}
-	e.collectSoon()
+	im.CollectSoon()
 	return loaded, nil
 }
 
-func (e *Engine) imageEvent(a events.Action, id, name string) {
-	e.events.emit(events.ImageEventType, a, id, map[string]string{"name": name})
+func (im *Store) imageEvent(a events.Action, id, name string) {
+	im.o.Emit(events.ImageEventType, a, id, map[string]string{"name": name})
 }
 
 // ImageList is every image, with the containers that were made from it.
@@ -65,22 +65,22 @@ type ImageList struct {
 	Containers map[string]int // by image id
 }
 
-func (e *Engine) listImages(*job.Job, struct{}) (ImageList, error) {
-	images, err := e.images.List()
+func (im *Store) listImages(*job.Job, struct{}) (ImageList, error) {
+	images, err := im.List()
 	if err != nil {
 		return ImageList{}, err
 	}
 	l := ImageList{Images: images, Containers: map[string]int{}}
-	for _, v := range e.Containers.Views() {
+	for _, v := range im.o.Containers.Views() {
 		l.Containers[v.ImageID]++
 	}
 	return l, nil
 }
 
-func (e *Engine) inspectImage(_ *job.Job, ref string) (image.Image, error) {
-	img, err := e.images.Get(ref)
+func (im *Store) inspectImage(_ *job.Job, ref string) (image.Image, error) {
+	img, err := im.Get(ref)
 	if err != nil {
-		return img, imageError(err)
+		return img, Error(err)
 	}
 	return img, nil
 }
@@ -88,13 +88,13 @@ func (e *Engine) inspectImage(_ *job.Job, ref string) (image.Image, error) {
 // TagIn asks for another name of an image.
 type TagIn struct{ Image, Ref string }
 
-func (e *Engine) tag(_ *job.Job, in TagIn) (any, error) {
-	if err := e.images.Tag(in.Image, in.Ref); err != nil {
-		return nil, imageError(err)
+func (im *Store) tag(_ *job.Job, in TagIn) (any, error) {
+	if err := im.Tag(in.Image, in.Ref); err != nil {
+		return nil, Error(err)
 	}
-	img, err := e.images.Get(in.Ref)
+	img, err := im.Get(in.Ref)
 	if err == nil {
-		e.imageEvent(events.ActionTag, img.ID.String(), in.Ref)
+		im.imageEvent(events.ActionTag, img.ID.String(), in.Ref)
 	}
 	return nil, nil
 }
@@ -105,51 +105,51 @@ type RemoveImageIn struct {
 	Force bool
 }
 
-func (e *Engine) removeImage(_ *job.Job, in RemoveImageIn) ([]repo.Removed, error) {
-	img, err := e.images.Get(in.Ref)
+func (im *Store) removeImage(_ *job.Job, in RemoveImageIn) ([]repo.Removed, error) {
+	img, err := im.Get(in.Ref)
 	if err != nil {
-		return nil, imageError(err)
+		return nil, Error(err)
 	}
-	if err := e.imageFree(img, in); err != nil {
+	if err := im.imageFree(img, in); err != nil {
 		return nil, err
 	}
-	removed, err := e.images.Remove(in.Ref, in.Force)
+	removed, err := im.Remove(in.Ref, in.Force)
 	if errors.Is(err, repo.ErrInUse) {
 		return nil, fault.As(fault.Conflict, err)
 	}
 	if err != nil {
-		return nil, imageError(err)
+		return nil, Error(err)
 	}
-	e.removalEvents(img.ID, removed)
+	im.removalEvents(img.ID, removed)
 	return removed, nil
 }
 
 // removeUnused removes an image with its names, unless somebody has begun to use it or removed it: then gone is empty.
-func (e *Engine) removeUnused(id image.ID) (gone []repo.Removed, err error) {
-	gone, err = e.images.Remove(id.String(), true)
+func (im *Store) removeUnused(id image.ID) (gone []repo.Removed, err error) {
+	gone, err = im.Remove(id.String(), true)
 	if errors.Is(err, repo.ErrInUse) || errors.Is(err, repo.ErrNotFound) {
 		return nil, nil
 	}
-	e.removalEvents(id, gone)
+	im.removalEvents(id, gone)
 	return gone, err
 }
 
-func (e *Engine) removalEvents(id image.ID, gone []repo.Removed) {
+func (im *Store) removalEvents(id image.ID, gone []repo.Removed) {
 	for _, r := range gone {
 		if r.Untagged != "" {
-			e.imageEvent(events.ActionUnTag, id.String(), r.Untagged)
+			im.imageEvent(events.ActionUnTag, id.String(), r.Untagged)
 		}
 		if r.Deleted != "" {
-			e.imageEvent(events.ActionDelete, id.String(), r.Deleted)
+			im.imageEvent(events.ActionDelete, id.String(), r.Deleted)
 		}
 	}
 }
 
 // imageFree refuses to take the last name off an image that a container was made from, and to remove one by its id that
 // is used or has several names; all but a use can be forced.
-func (e *Engine) imageFree(img image.Image, in RemoveImageIn) error {
+func (im *Store) imageFree(img image.Image, in RemoveImageIn) error {
 	var user *containers.View
-	for _, v := range e.Containers.Views() {
+	for _, v := range im.o.Containers.Views() {
 		if v.ImageID == img.ID.String() && (user == nil || v.State.Running()) {
 			user = &v
 		}
@@ -174,16 +174,16 @@ func (e *Engine) imageFree(img image.Image, in RemoveImageIn) error {
 // Sizes are what a container takes on storage, in bytes.
 type Sizes struct{ Written, Root int64 }
 
-func (e *Engine) sizes(_ *job.Job, ref string) (Sizes, error) {
-	c, err := e.find(ref)
+func (im *Store) sizes(_ *job.Job, ref string) (Sizes, error) {
+	c, err := im.o.Containers.Find(ref)
 	if err != nil {
 		return Sizes{}, err
 	}
-	written, err := e.images.LayerSize(c.Spec().ID)
+	written, err := im.LayerSize(c.Spec().ID)
 	if err != nil {
 		return Sizes{}, err
 	}
-	img, err := e.images.Get(c.Spec().ImageID)
+	img, err := im.Get(c.Spec().ImageID)
 	if err != nil {
 		return Sizes{Written: written, Root: written}, nil
 	}

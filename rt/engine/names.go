@@ -6,7 +6,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/repo"
-	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/store"
 )
 
@@ -25,13 +24,4 @@ func taken(err error) error {
 		return store.ErrNameTaken{Name: t.Name, Holder: t.Holder}
 	}
 	return err
-}
-
-// graph shows what uses what: all of it, or what has to do with one container, image or layer.
-func (e *Engine) graph(_ *job.Job, about string) (repo.GraphView, error) {
-	v, err := e.images.Graph(about)
-	if err != nil {
-		return v, imageError(err)
-	}
-	return v, nil
 }

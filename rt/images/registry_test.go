@@ -1,4 +1,4 @@
-package engine
+package images
 
 import (
 	"crypto/ecdsa"
@@ -47,12 +47,12 @@ func TestRegistryErrors(t *testing.T) {
 func TestCheckPlatform(t *testing.T) {
 	img := image.Image{OS: "linux", Architecture: "arm64"}
 	for platform, kind := range map[string]fault.Kind{"linux/s390x": fault.NotFound, "linux/": fault.Invalid, "a/b/c/d": fault.Invalid} {
-		err := checkPlatform(img, request.Create{Platform: platform})
+		err := CheckPlatform(img, request.Create{Platform: platform})
 		require.Error(t, err, platform)
 		require.Equal(t, kind, fault.KindOf(err), platform)
 	}
 	for _, platform := range []string{"", "linux/arm64", "arm64", "linux/aarch64", "linux/arm64/v8"} {
-		require.NoError(t, checkPlatform(img, request.Create{Platform: platform}), platform)
+		require.NoError(t, CheckPlatform(img, request.Create{Platform: platform}), platform)
 	}
 }
 
@@ -116,9 +116,9 @@ func pair(t testing.TB) (cert, key string) {
 
 // Questions that can't be answered are not asked of anybody.
 func TestSearchChecks(t *testing.T) {
-	e := &Engine{}
+	im := &Store{}
 	for _, in := range []SearchIn{{}, {Term: "x", Limit: 101}, {Term: "x", Limit: -1}} {
-		_, err := e.search(nil, in)
+		_, err := im.search(nil, in)
 		require.Equal(t, fault.Invalid, fault.KindOf(err))
 	}
 }

@@ -1,4 +1,4 @@
-package engine
+package images
 
 import (
 	"context"
@@ -24,16 +24,16 @@ type FsckIn struct {
 }
 
 // fsck checks the images' store, and repairs it if it is told where from.
-func (e *Engine) fsck(j *job.Job, in FsckIn) ([]repo.Finding, error) {
+func (im *Store) fsck(j *job.Job, in FsckIn) ([]repo.Finding, error) {
 	o := repo.CheckOptions{Image: in.Image, Quick: in.Quick, Progress: in.Progress}
-	from, err := e.repairFrom(j.Context(), &o, in)
+	from, err := im.repairFrom(j.Context(), &o, in)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
 	}
 	defer from.Close()
-	found, err := e.images.Check(j.Context(), o)
+	found, err := im.Check(j.Context(), o)
 	if err != nil {
-		return nil, imageError(err)
+		return nil, Error(err)
 	}
 	bad := 0
 	for _, f := range found {
@@ -48,7 +48,7 @@ func (e *Engine) fsck(j *job.Job, in FsckIn) ([]repo.Finding, error) {
 // repairFrom opens what to repair from: an archive, an OCI layout or another store as a folder, on the engine's machine by
 // its path, "registry" for the registries that the images' names lead to, "registry://HOST[:PORT]" for a neighbour that has
 // the images too.
-func (e *Engine) repairFrom(ctx context.Context, o *repo.CheckOptions, in FsckIn) (c io.Closer, err error) {
+func (im *Store) repairFrom(ctx context.Context, o *repo.CheckOptions, in FsckIn) (c io.Closer, err error) {
 	from := in.From
 	host, neighbour := strings.CutPrefix(from, "registry://")
 	switch {
@@ -60,11 +60,11 @@ func (e *Engine) repairFrom(ctx context.Context, o *repo.CheckOptions, in FsckIn
 		if !neighbour {
 			host = ""
 		}
-		o.Origin = e.images.RemoteOrigin(host, func(ctx context.Context, at registry.Repository) (*registry.Session, error) {
-			return e.registry.Open(ctx, at, in.Creds[at.Host], false)
+		o.Origin = im.RemoteOrigin(host, func(ctx context.Context, at registry.Repository) (*registry.Session, error) {
+			return im.registry.Open(ctx, at, in.Creds[at.Host], false)
 		})
 		return io.NopCloser(nil), nil
 	}
-	o.Origin, c, err = e.images.OpenOrigin(ctx, from)
+	o.Origin, c, err = im.OpenOrigin(ctx, from)
 	return c, err
 }

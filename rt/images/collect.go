@@ -1,4 +1,4 @@
-package engine
+package images
 
 import (
 	"fmt"
@@ -47,71 +47,72 @@ func (r keepRules) text() []string {
 	return out
 }
 
-func (e *Engine) setRules(r keepRules) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.rules = r
+// Keep takes over what the TOML file says about images that nobody uses. It takes effect at the next CollectSoon.
+func (im *Store) Keep(c configs.Config, problems []configs.Problem) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.rules = rulesOf(c, problems)
 }
 
-func (e *Engine) keepRules() keepRules {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.rules
+func (im *Store) keepRules() keepRules {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.rules
 }
 
 // collectEvery is how often images are looked at when nothing comes in.
 const collectEvery = 24 * time.Hour
 
 // collectDaily runs until the engine ends.
-func (e *Engine) collectDaily() {
+func (im *Store) collectDaily() {
 	tick := time.NewTicker(collectEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			e.collectSoon()
-		case <-e.ctx.Done():
+			im.CollectSoon()
+		case <-im.ctx.Done():
 			return
 		}
 	}
 }
 
-// collectSoon begins the job collect, if there are limits; nobody waits for it.
-func (e *Engine) collectSoon() {
-	rules := e.keepRules()
+// CollectSoon begins the job collect, if there are limits; nobody waits for it.
+func (im *Store) CollectSoon() {
+	rules := im.keepRules()
 	if rules.limits == (repo.Limits{}) {
 		return
 	}
 	go func() {
-		if err := job.Do(e.ctx, e.Jobs, "collect", struct{}{}, rules.text()...); err != nil && e.ctx.Err() == nil {
-			e.log.Error("collect images", "err", err)
+		if err := job.Do(im.ctx, im.o.Jobs, "collect", struct{}{}, rules.text()...); err != nil && im.ctx.Err() == nil {
+			im.o.Log.Error("collect images", "err", err)
 		}
 	}()
 }
 
 // collect removes images until the limits hold. One that comes into use meanwhile stays.
-func (e *Engine) collect(j *job.Job, _ struct{}) (any, error) {
-	e.collecting.Lock()
-	defer e.collecting.Unlock()
-	rules := e.keepRules()
-	all, sizes, err := e.images.Holdings()
+func (im *Store) collect(j *job.Job, _ struct{}) (any, error) {
+	im.collecting.Lock()
+	defer im.collecting.Unlock()
+	rules := im.keepRules()
+	all, sizes, err := im.Holdings()
 	if err != nil {
 		return nil, err
 	}
 	kept := map[image.ID]bool{}
 	for _, n := range rules.names {
-		if img, err := e.images.Get(n); err == nil {
+		if img, err := im.Get(n); err == nil {
 			kept[img.ID] = true
 		}
 	}
-	for _, v := range e.Containers.Views() {
+	for _, v := range im.o.Containers.Views() {
 		kept[image.ID(v.ImageID)] = true
 	}
-	at := now()
+	at := time.Now().UTC()
 	for i := range all {
 		all[i].Kept = all[i].Kept || kept[all[i].ID]
 		if all[i].StaleUse(at) {
-			e.used(all[i].ID.String()) // its age counts from now on
+			im.Used(all[i].ID.String()) // its age counts from now on
 		}
 	}
 	excess, over := repo.Exceeding(rules.limits, at, all, sizes)
@@ -120,7 +121,7 @@ func (e *Engine) collect(j *job.Job, _ struct{}) (any, error) {
 		if err := j.Context().Err(); err != nil {
 			return nil, err
 		}
-		removed, err := e.dropImage(x)
+		removed, err := im.dropImage(x)
 		if err != nil {
 			return nil, err
 		}
@@ -132,21 +133,21 @@ func (e *Engine) collect(j *job.Job, _ struct{}) (any, error) {
 		j.Note("removed " + strings.Join(gone, ", "))
 	}
 	if over > 0 {
-		e.log.Warn("images take more than they should, and all are needed", "limit", units.BytesSize(float64(rules.limits.Max)), "over", units.BytesSize(float64(over)))
+		im.o.Log.Warn("images take more than they should, and all are needed", "limit", units.BytesSize(float64(rules.limits.Max)), "over", units.BytesSize(float64(over)))
 	}
 	return nil, nil
 }
 
 // dropImage removes one image with its names, unless somebody has begun to use it.
-func (e *Engine) dropImage(x repo.Excess) (bool, error) {
-	gone, err := e.removeUnused(x.ID)
+func (im *Store) dropImage(x repo.Excess) (bool, error) {
+	gone, err := im.removeUnused(x.ID)
 	if err != nil {
 		return false, fmt.Errorf("remove image %s: %w", imageTitle(x.Holding), err)
 	}
 	if len(gone) == 0 {
 		return false, nil
 	}
-	e.log.Info("image removed", "image", imageTitle(x.Holding), "because", string(x.Why), "used", x.Used.Format(time.DateOnly))
+	im.o.Log.Info("image removed", "image", imageTitle(x.Holding), "because", string(x.Why), "used", x.Used.Format(time.DateOnly))
 	return true, nil
 }
 
@@ -157,9 +158,9 @@ func imageTitle(h repo.Holding) string {
 	return h.ID.Encoded()[:12]
 }
 
-// used notes that an image was used now.
-func (e *Engine) used(id string) {
-	if err := e.images.Use(image.ID(id), now()); err != nil {
-		e.log.Error("note use of image", "image", id, "err", err)
+// Used notes that an image was used now.
+func (im *Store) Used(id string) {
+	if err := im.Use(image.ID(id), time.Now().UTC()); err != nil {
+		im.o.Log.Error("note use of image", "image", id, "err", err)
 	}
 }

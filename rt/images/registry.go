@@ -1,4 +1,4 @@
-package engine
+package images
 
 import (
 	"errors"
@@ -17,16 +17,6 @@ import (
 	"github.com/coble-os/coble/rt/request"
 )
 
-func (e *Engine) registerRegistryJobs() {
-	e.registry = registry.New(e.o.Registry)
-	job.Register(e.Jobs, "pull", e.pull)
-	job.Register(e.Jobs, "push", e.push)
-	job.Register(e.Jobs, "search", e.search)
-	job.Register(e.Jobs, "auth", e.auth)
-	job.Register(e.Jobs, "distribution-inspect", e.distribution)
-	job.Register(e.Jobs, "registry-serve", e.serveRegistry)
-}
-
 // PullIn asks for an image, or for all of a repository's.
 type PullIn struct {
 	Ref      string // name[:tag|@digest]
@@ -36,7 +26,7 @@ type PullIn struct {
 	Tell     func(repo.Event) // may be nil
 }
 
-func (e *Engine) pull(j *job.Job, in PullIn) (any, error) {
+func (im *Store) pull(j *job.Job, in PullIn) (any, error) {
 	n, err := image.ParseName(in.Ref)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
@@ -50,12 +40,12 @@ func (e *Engine) pull(j *job.Job, in PullIn) (any, error) {
 			return nil, fault.As(fault.Invalid, err)
 		}
 	}
-	s, err := e.registry.Open(j.Context(), registry.Split(n.Repo), in.Creds, false)
+	s, err := im.registry.Open(j.Context(), registry.Split(n.Repo), in.Creds, false)
 	if err != nil {
 		return nil, registryError(err, "pull", n)
 	}
 	if !in.All {
-		return nil, e.pullOne(j, s, o)
+		return nil, im.pullOne(j, s, o)
 	}
 	tags, err := s.Tags(j.Context())
 	if err != nil {
@@ -67,32 +57,32 @@ func (e *Engine) pull(j *job.Job, in PullIn) (any, error) {
 	slices.Sort(tags)
 	for _, t := range tags {
 		o.Name.Tag = t
-		if err := e.pullOne(j, s, o); err != nil {
+		if err := im.pullOne(j, s, o); err != nil {
 			return nil, err
 		}
 	}
 	return nil, nil
 }
 
-func (e *Engine) pullOne(j *job.Job, s *registry.Session, o repo.PullOptions) error {
-	done, err := e.images.Pull(j.Context(), s, o)
+func (im *Store) pullOne(j *job.Job, s *registry.Session, o repo.PullOptions) error {
+	done, err := im.Pull(j.Context(), s, o)
 	if err != nil {
 		return registryError(err, "pull", o.Name)
 	}
-	e.used(done.ID.String())
-	e.collectSoon()
+	im.Used(done.ID.String())
+	im.CollectSoon()
 	status := "Image is up to date for "
 	if done.Changed {
 		status = "Downloaded newer image for "
 	}
 	o.Tell(repo.Event{Status: "Digest: " + done.Digest.String()})
 	o.Tell(repo.Event{Status: "Status: " + status + o.Name.Familiar()})
-	e.imageEvent(events.ActionPull, o.Name.Familiar(), o.Name.Familiar())
+	im.imageEvent(events.ActionPull, o.Name.Familiar(), o.Name.Familiar())
 	return nil
 }
 
-// checkPlatform refuses an image that is for another platform than was asked for; clients then pull.
-func checkPlatform(img image.Image, in request.Create) error {
+// CheckPlatform refuses an image that is for another platform than was asked for; clients then pull.
+func CheckPlatform(img image.Image, in request.Create) error {
 	if in.Platform == "" {
 		return nil
 	}
@@ -112,7 +102,7 @@ func registryError(err error, verb string, n image.Name) error {
 	name := n.Familiar()
 	switch {
 	case errors.Is(err, repo.ErrNotFound):
-		return imageError(err)
+		return Error(err)
 	case errors.Is(err, registry.ErrNotFound) && verb == "pull":
 		return fault.New(fault.NotFound, "manifest for %s not found: %w", name, err)
 	case errors.Is(err, registry.ErrNoCredentials):
@@ -145,12 +135,12 @@ type PushOut struct {
 	Size   int // of the manifest, in bytes
 }
 
-func (e *Engine) push(j *job.Job, in PushIn) (any, error) {
+func (im *Store) push(j *job.Job, in PushIn) (any, error) {
 	n, err := image.ParseName(in.Repo)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
 	}
-	tags, err := e.tagsToPush(n, in.Tag)
+	tags, err := im.tagsToPush(n, in.Tag)
 	if err != nil {
 		return nil, err
 	}
@@ -160,13 +150,13 @@ func (e *Engine) push(j *job.Job, in PushIn) (any, error) {
 	}
 	at := registry.Split(n.Repo)
 	tell(repo.Event{Status: "The push refers to repository [" + n.Repo + "]"})
-	s, err := e.registry.Open(j.Context(), at, in.Creds, true)
+	s, err := im.registry.Open(j.Context(), at, in.Creds, true)
 	if err != nil {
 		return nil, registryError(err, "push", n)
 	}
 	for _, t := range tags {
 		n.Tag = t
-		done, err := e.images.Push(j.Context(), s, n, tell)
+		done, err := im.Push(j.Context(), s, n, tell)
 		if err != nil {
 			return nil, registryError(err, "push", n)
 		}
@@ -174,21 +164,21 @@ func (e *Engine) push(j *job.Job, in PushIn) (any, error) {
 		if in.Sent != nil {
 			in.Sent(PushOut{Tag: t, Digest: done.Digest.String(), Size: done.Size})
 		}
-		e.imageEvent(events.ActionPush, n.Familiar(), n.Familiar())
+		im.imageEvent(events.ActionPush, n.Familiar(), n.Familiar())
 	}
 	return nil, nil
 }
 
 // tagsToPush looks before the registry is asked for anything.
-func (e *Engine) tagsToPush(n image.Name, tag string) ([]string, error) {
+func (im *Store) tagsToPush(n image.Name, tag string) ([]string, error) {
 	if tag != "" {
 		n.Tag, n.Digest = tag, ""
-		if _, err := e.images.Get(n.String()); err != nil {
+		if _, err := im.Get(n.String()); err != nil {
 			return nil, fault.New(fault.NotFound, "An image does not exist locally with the tag: %s", n.Familiar())
 		}
 		return []string{tag}, nil
 	}
-	images, err := e.images.List()
+	images, err := im.List()
 	if err != nil {
 		return nil, err
 	}
@@ -216,14 +206,14 @@ type SearchIn struct {
 	Creds    registry.Credentials
 }
 
-func (e *Engine) search(j *job.Job, in SearchIn) ([]registry.Found, error) {
+func (im *Store) search(j *job.Job, in SearchIn) ([]registry.Found, error) {
 	if in.Limit == 0 {
 		in.Limit = 25
 	}
 	if in.Term == "" || in.Limit < 1 || in.Limit > 100 {
 		return nil, fault.New(fault.Invalid, "search for %q with limit %d: want a term, and a limit from 1 to 100", in.Term, in.Limit)
 	}
-	found, err := e.registry.Search(j.Context(), in.Term, in.Limit, in.Creds)
+	found, err := im.registry.Search(j.Context(), in.Term, in.Limit, in.Creds)
 	if err != nil {
 		return nil, err
 	}
@@ -238,8 +228,8 @@ type AuthIn struct {
 	Creds  registry.Credentials
 }
 
-func (e *Engine) auth(j *job.Job, in AuthIn) (any, error) {
-	err := e.registry.Login(j.Context(), registry.ServerHost(in.Server), in.Creds)
+func (im *Store) auth(j *job.Job, in AuthIn) (any, error) {
+	err := im.registry.Login(j.Context(), registry.ServerHost(in.Server), in.Creds)
 	if errors.Is(err, registry.ErrUnauthorized) {
 		return nil, fault.As(fault.Unauthorized, err)
 	}
@@ -258,12 +248,12 @@ type DistributionOut struct {
 	Platforms  []ocispec.Platform
 }
 
-func (e *Engine) distribution(j *job.Job, in DistributionIn) (DistributionOut, error) {
+func (im *Store) distribution(j *job.Job, in DistributionIn) (DistributionOut, error) {
 	n, err := image.ParseName(in.Ref)
 	if err != nil {
 		return DistributionOut{}, fault.As(fault.Invalid, err)
 	}
-	s, err := e.registry.Open(j.Context(), registry.Split(n.Repo), in.Creds, false)
+	s, err := im.registry.Open(j.Context(), registry.Split(n.Repo), in.Creds, false)
 	if err != nil {
 		return DistributionOut{}, registryError(err, "inspect", n)
 	}

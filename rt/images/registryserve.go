@@ -1,4 +1,4 @@
-package engine
+package images
 
 import (
 	"context"
@@ -33,12 +33,12 @@ const (
 )
 
 // serveRegistry serves until the job is cancelled.
-func (e *Engine) serveRegistry(j *job.Job, in RegistryServeIn) (any, error) {
+func (im *Store) serveRegistry(j *job.Job, in RegistryServeIn) (any, error) {
 	access, conf, err := registryAccess(in)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
 	}
-	store, err := e.openRegistry()
+	store, err := im.openRegistry()
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (e *Engine) serveRegistry(j *job.Job, in RegistryServeIn) (any, error) {
 	}
 	srv := &http.Server{
 		Handler: store.Handler(access), ReadHeaderTimeout: registryIdle / 4, IdleTimeout: registryIdle,
-		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return j.Counting(e.ctx) },
+		ErrorLog: slog.NewLogLogger(im.o.Log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return j.Counting(im.ctx) },
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
@@ -66,7 +66,7 @@ func (e *Engine) serveRegistry(j *job.Job, in RegistryServeIn) (any, error) {
 	case err := <-ended:
 		return nil, fmt.Errorf("serve registry on %s: %w", in.Listen, err)
 	case <-j.Context().Done():
-	case <-e.ctx.Done():
+	case <-im.ctx.Done():
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), registryEnd)
 	defer cancel()
@@ -113,16 +113,16 @@ func mayListen(in RegistryServeIn, addr net.Addr) error {
 }
 
 // openRegistry opens the folder of what was pushed, once.
-func (e *Engine) openRegistry() (*server.Store, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.pushed != nil {
-		return e.pushed, nil
+func (im *Store) openRegistry() (*server.Store, error) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.pushed != nil {
+		return im.pushed, nil
 	}
-	s, err := server.Open(server.Options{Root: filepath.Join(e.o.Root, "registry"), DB: e.store.Durable, Images: e.images.Offer(), Log: e.log})
+	s, err := server.Open(server.Options{Root: filepath.Join(im.o.Root, "registry"), DB: im.o.DB, Images: im.Offer(), Log: im.o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
-	e.pushed = s
+	im.pushed = s
 	return s, nil
 }
