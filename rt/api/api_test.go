@@ -21,6 +21,7 @@ import (
 	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
+	"github.com/coble-os/coble/rt/networkdriver"
 )
 
 func TestCutVersion(t *testing.T) {
@@ -100,14 +101,14 @@ func serve(t *testing.T) *httptest.Server {
 	}
 	dir, err := os.MkdirTemp("/tmp", "cba")
 	require.NoError(t, err)
-	e, err := engine.Open(engine.Options{Root: dir + "/root", Run: dir + "/run", Version: "test", Network: engine.NetworkOptions{Subnet: "10.213.78.0/29"}})
+	e, err := engine.Open(engine.Options{Root: dir + "/root", Run: dir + "/run", Version: "test", Network: networkdriver.Config{Subnet: "10.213.78.0/29"}})
 	require.NoError(t, err)
 	name := engine.InstanceName(dir + "/root")
 	srv := httptest.NewServer(New(e, slog.New(slog.DiscardHandler)))
 	t.Cleanup(func() {
 		srv.Close()
 		require.NoError(t, e.Close())
-		require.NoError(t, netcfg.CleanUp(engine.BridgeName(name), name))
+		require.NoError(t, netcfg.CleanUp(networkdriver.BridgeName(name), name))
 		require.NoError(t, os.RemoveAll(dir))
 	})
 	return srv

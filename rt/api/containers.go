@@ -15,6 +15,7 @@ import (
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
+	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/rt/request"
 )
 
@@ -57,7 +58,7 @@ func (s *Server) byName(verb string) handler {
 func (s *Server) createContainer(w http.ResponseWriter, r *http.Request) error {
 	var req struct {
 		container.CreateRequest
-		Bandwidth engine.Bandwidth // coble's own
+		Bandwidth networkdriver.Bandwidth // coble's own
 	}
 	if err := decode(r, &req); err != nil {
 		return err

@@ -19,9 +19,10 @@ import (
 	"github.com/moby/moby/api/types/storage"
 
 	"github.com/coble-os/coble/rt/containers"
-	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
+	"github.com/coble-os/coble/rt/names"
+	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/rt/networks"
 )
 
@@ -51,7 +52,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *http.Request) error 
 	}
 	return reply(w, http.StatusOK, struct {
 		container.InspectResponse
-		Bandwidth engine.Bandwidth `json:",omitzero"` // coble's own
+		Bandwidth networkdriver.Bandwidth `json:",omitzero"` // coble's own
 	}{resp, v.Bandwidth})
 }
 
@@ -93,7 +94,7 @@ func (s *Server) networks(v containers.View) map[string]*network.EndpointSetting
 	out := map[string]*network.EndpointSettings{}
 	for name, asked := range v.Networks {
 		end := *asked.Copy()
-		if n, err := s.e.Network(name); err == nil {
+		if n, err := s.e.Net.Network(name); err == nil {
 			end.NetworkID = n.ID
 		}
 		if len(end.Aliases) == 0 {
@@ -103,8 +104,8 @@ func (s *Server) networks(v containers.View) map[string]*network.EndpointSetting
 			if have.Name != name || v.State.Pid == 0 {
 				continue
 			}
-			gateway4, gateway6 := s.e.Gateways(have.Network)
-			end.EndpointID = s.e.EndpointID(v.ID, have.Network)
+			gateway4, gateway6 := s.e.Net.Gateways(have.Network)
+			end.EndpointID = s.e.Net.EndpointID(v.ID, have.Network)
 			end.IPAddress, end.GlobalIPv6Address, end.MacAddress = have.V4.Addr(), have.V6.Addr(), hardwareAddr(have.MAC)
 			if have.V4.IsValid() {
 				end.Gateway, end.IPPrefixLen = gateway4, have.V4.Bits()
@@ -114,7 +115,7 @@ func (s *Server) networks(v containers.View) map[string]*network.EndpointSetting
 			}
 		}
 		if v.Host.NetworkMode.IsUserDefined() || !networks.Predefined(name) {
-			end.DNSNames = engine.DNSNames(v, name)
+			end.DNSNames = names.Of(v, name)
 		}
 		out[name] = &end
 	}

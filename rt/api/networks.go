@@ -7,8 +7,8 @@ import (
 
 	"github.com/moby/moby/api/types/network"
 
-	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/job"
+	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/rt/networks"
 )
 
@@ -25,7 +25,7 @@ func (s *Server) networkRoutes() {
 
 // netView is coble's own: who is connected to what, with counts.
 func (s *Server) netView(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.e.NetView()
+	v, err := s.e.Net.View()
 	if err != nil {
 		return err
 	}
@@ -38,13 +38,13 @@ func (s *Server) listNetworks(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	list := []network.Inspect{}
-	for _, n := range s.e.Networks() {
+	for _, n := range s.e.Net.Networks() {
 		kind := "custom"
 		if networks.Predefined(n.Name) {
 			kind = "builtin"
 		}
 		unused := "true"
-		if kind == "builtin" || len(s.e.Members(n.ID)) > 0 {
+		if kind == "builtin" || len(s.e.Net.Members(n.ID)) > 0 {
 			unused = "false"
 		}
 		if f.any("driver", n.Driver) && f.has("id", n.ID) && f.labels("label", n.Labels) && f.has("name", n.Name) && f.any("scope", n.Scope) &&
@@ -72,14 +72,14 @@ func (f filters) anyBool(key, value string) bool {
 }
 
 func (s *Server) inspectNetwork(w http.ResponseWriter, r *http.Request) error {
-	n, err := s.e.Network(r.PathValue("name"))
+	n, err := s.e.Net.Network(r.PathValue("name"))
 	if err != nil {
 		return err
 	}
 	out := network.Inspect{Network: n, Containers: map[string]network.EndpointResource{}}
-	for _, m := range s.e.Members(n.ID) {
+	for _, m := range s.e.Net.Members(n.ID) {
 		out.Containers[m.ID] = network.EndpointResource{
-			Name: m.Name, EndpointID: s.e.EndpointID(m.ID, n.ID), MacAddress: hardwareAddr(m.End.MAC), IPv4Address: m.End.V4, IPv6Address: m.End.V6,
+			Name: m.Name, EndpointID: s.e.Net.EndpointID(m.ID, n.ID), MacAddress: hardwareAddr(m.End.MAC), IPv4Address: m.End.V4, IPv6Address: m.End.V6,
 		}
 	}
 	return reply(w, http.StatusOK, out)
@@ -115,7 +115,7 @@ func (s *Server) connectNetwork(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	in := engine.ConnectIn{Network: r.PathValue("name"), Container: req.Container, Settings: req.EndpointConfig}
+	in := networkdriver.ConnectIn{Network: r.PathValue("name"), Container: req.Container, Settings: req.EndpointConfig}
 	return s.ok(w, r, "network-connect", in, in.Network, in.Container)
 }
 
@@ -127,7 +127,7 @@ func (s *Server) disconnectNetwork(w http.ResponseWriter, r *http.Request) error
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	in := engine.DisconnectIn{Network: r.PathValue("name"), Container: req.Container, Force: req.Force}
+	in := networkdriver.DisconnectIn{Network: r.PathValue("name"), Container: req.Container, Force: req.Force}
 	return s.ok(w, r, "network-disconnect", in, in.Network, in.Container)
 }
 
@@ -149,7 +149,7 @@ func (s *Server) pruneNetworks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	gone, err := job.Run[[]string](r.Context(), s.e.Jobs, "network-prune", engine.PruneNetworksIn{Until: until, Want: f.wantLabels}, job.Streams{})
+	gone, err := job.Run[[]string](r.Context(), s.e.Jobs, "network-prune", networkdriver.PruneNetworksIn{Until: until, Want: f.wantLabels}, job.Streams{})
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/job"
+	"github.com/coble-os/coble/rt/networkdriver"
 )
 
 func (s *Server) topContainer(w http.ResponseWriter, r *http.Request) error {
@@ -23,7 +24,7 @@ func (s *Server) topContainer(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) updateContainer(w http.ResponseWriter, r *http.Request) error {
 	var req struct {
 		container.UpdateConfig
-		Bandwidth engine.BandwidthIn // coble's own
+		Bandwidth networkdriver.BandwidthIn // coble's own
 	}
 	if err := decode(r, &req); err != nil {
 		return err

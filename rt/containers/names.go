@@ -1,7 +1,9 @@
 package containers
 
 import (
-	"math/rand/v2"
+	"crypto/rand"
+	"encoding/hex"
+	mathrand "math/rand/v2"
 	"strconv"
 	"strings"
 )
@@ -11,15 +13,22 @@ const (
 	surnames   = "ada babbage bartik bell bohr boole cerf church cray curie darwin diffie dijkstra engelbart euler fermat floyd franklin gauss goldberg hamming hamilton hertz hoare holberton hopper hypatia iverson johnson kay kepler kernighan knuth lamarr lamport leibniz liskov lovelace mccarthy mcilroy meitner milner moore naur newton noether nygaard pascal perlis perlman pike ritchie shannon spence stallman stroustrup tesla thompson torvalds turing wiles wirth wozniak zuse"
 )
 
+// NewID makes up an id: 64 hex digits, at random.
+func NewID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
 // FreeName makes up a name that no container has.
 func (t *Table) FreeName(id string) string {
 	a, s := strings.Fields(adjectives), strings.Fields(surnames)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for try := range 20 {
-		name := a[rand.IntN(len(a))] + "_" + s[rand.IntN(len(s))]
+		name := a[mathrand.IntN(len(a))] + "_" + s[mathrand.IntN(len(s))]
 		if try > 5 {
-			name += strconv.Itoa(rand.IntN(100))
+			name += strconv.Itoa(mathrand.IntN(100))
 		}
 		if _, taken := t.names[name]; !taken {
 			return name

@@ -25,6 +25,7 @@ import (
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
+	"github.com/coble-os/coble/rt/networkdriver"
 )
 
 // Options are the daemon's flags.
@@ -87,7 +88,7 @@ func newLog(o Options) *slog.Logger {
 func engineOptions(o Options, conf configs.Config, log *slog.Logger, trace *boot.Trace) engine.Options {
 	options := engine.Options{
 		Root: o.Root, Run: o.Run, Driver: o.Driver, Pool: conf.Storage.Pool, Log: log, Version: o.Version, Init: o.Init, Trace: trace,
-		Network:  engine.NetworkOptions{Subnet: conf.Network["default"].Subnet, MTU: conf.Network["default"].MTU, Proxy: conf.Network["default"].Proxy},
+		Network:  networkdriver.Config{Subnet: conf.Network["default"].Subnet, MTU: conf.Network["default"].MTU, Proxy: conf.Network["default"].Proxy},
 		Registry: registry.Config{Insecure: conf.Registry.Insecure, Mirrors: conf.Registry.Mirrors, Agent: "coble/" + o.Version},
 		Logs:     engine.LogOptions{MaxSize: int64(conf.Logs.MaxSize), MaxFiles: conf.Logs.MaxFiles},
 	}
@@ -175,7 +176,7 @@ func Clean(o Options) error {
 		return fmt.Errorf("clean up %s: its daemon still runs as process %d; stop it first: kill %d", o.Run, pid, pid)
 	}
 	name := engine.InstanceName(o.Root)
-	bridge := engine.BridgeName(name)
+	bridge := networkdriver.BridgeName(name)
 	if err := engine.SweepCgroups(name, func(string) bool { return false }); err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ import (
 
 	"github.com/coble-os/coble/rt/daemon"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/sandbox/cgroup"
 )
 
@@ -357,7 +358,7 @@ func (m *machine) left() (list []string) {
 			list = append(list, "mount "+f[4])
 		}
 	}
-	add("link", "/sys/class/net/"+engine.BridgeName(m.name())+"/brif")
+	add("link", "/sys/class/net/"+networkdriver.BridgeName(m.name())+"/brif")
 	slices.Sort(list)
 	return slices.Compact(list)
 }

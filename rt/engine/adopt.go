@@ -34,7 +34,7 @@ func (e *Engine) adoptAll() {
 	}
 	for _, c := range all {
 		spec := c.Spec()
-		e.claimLeases(c)
+		e.Net.Claim(c.Container)
 		if !e.adopted {
 			c.SetState(func(*store.State) {}) // what a boot begins with is this boot's state
 		}
@@ -49,7 +49,7 @@ func (e *Engine) adoptAll() {
 		e.log.Error("write state", "err", err)
 	}
 	e.sweep()
-	if err := e.applyNetwork(); err != nil {
+	if err := e.Net.Apply(); err != nil {
 		e.log.Error("network", "err", err)
 	}
 	for _, c := range planned {
@@ -116,8 +116,7 @@ func (c *ctr) adopt(lost context.Context) error {
 			}
 		}
 	}
-	c.e.claimPorts(c)
-	if err := c.serveNames(c.ends(), st.Pid); err != nil {
+	if err := c.e.Net.Adopt(c.Container); err != nil {
 		c.e.log.Error("serve names", "container", c.Spec().Name, "err", err)
 	}
 	go c.watch(proc, true)

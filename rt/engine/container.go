@@ -9,7 +9,6 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 
-	"github.com/coble-os/coble/netcfg/dns"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/logs"
 	"github.com/coble-os/coble/sandbox"
@@ -25,7 +24,6 @@ type ctr struct {
 	log     *logs.Log        // opened at first need; guarded by mu
 	stdin   *os.File         // write end, while open; guarded by mu
 	console *os.File         // terminal's master, while running with a terminal; guarded by mu
-	dns     *dns.Server      // while running in a network that answers names; guarded by mu
 	wake    *time.Timer      // the restart that the policy has planned; guarded by mu
 	exited  chan struct{}    // closed when the present run has ended; nil when not running; guarded by mu
 }
@@ -51,14 +49,6 @@ func (e *Engine) handles(c *containers.Container) *ctr {
 		}
 	}
 	return h
-}
-
-func (e *Engine) all() []*ctr {
-	var all []*ctr
-	for _, c := range e.Containers.All() {
-		all = append(all, e.handles(c))
-	}
-	return all
 }
 
 // logOf opens the container's log at first need.

@@ -39,7 +39,7 @@ func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	if err := images.CheckPlatform(img, in); err != nil {
 		return CreateOut{}, err
 	}
-	id := randomID()
+	id := containers.NewID()
 	if in.Name == "" {
 		in.Name = e.Containers.FreeName(id)
 	}
@@ -47,7 +47,7 @@ func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	if err != nil {
 		return CreateOut{}, err
 	}
-	if err := e.checkNetworks(&spec); err != nil {
+	if err := e.Net.Check(&spec); err != nil {
 		return CreateOut{}, err
 	}
 	if _, err := e.logOptions(spec); err != nil {
@@ -59,7 +59,7 @@ func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	}
 	e.Images.Used(spec.ImageID)
 	e.handles(c).emit(events.ActionCreate, nil)
-	return CreateOut{ID: spec.ID, Warnings: e.portWarnings(spec)}, nil
+	return CreateOut{ID: spec.ID, Warnings: e.Net.Warnings(spec)}, nil
 }
 
 // insert makes the layer and the record.

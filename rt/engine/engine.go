@@ -5,8 +5,6 @@ package engine
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,11 +20,10 @@ import (
 
 	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
-	"github.com/coble-os/coble/rt/networks"
+	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox/cgroup"
 	"github.com/coble-os/coble/sandbox/spawn"
@@ -38,7 +35,7 @@ type Options struct {
 	Run     string // state of this boot
 	Driver  string // graph driver; empty: the best available
 	Pool    string // block device for driver devmapper; empty: files in Root
-	Network NetworkOptions
+	Network networkdriver.Config
 	Logs    LogOptions
 	// Registry is what the machine's owner says about registries.
 	Registry registry.Config
@@ -49,16 +46,6 @@ type Options struct {
 	// nothing waits for them.
 	Online func(ctx context.Context, link string) error
 	Trace  *boot.Trace // what happened before; nil: nothing
-}
-
-// NetworkOptions describe the default bridge network.
-type NetworkOptions struct {
-	Subnet string // CIDR; empty: 10.88.0.0/16, or the next free /16 where the host routes that already
-	MTU    int    // 0: the kernel's default
-	// Listen is where published ports are reached from (netcfg.Where); empty: everywhere, or where Uplinks are named from all
-	// links but those and the ones with a default route.
-	Listen, Uplinks []string
-	Proxy           bool // ports are published by the engine itself, whatever the kernel can do
 }
 
 // LogOptions bound a container's log unless the container says otherwise.
@@ -72,16 +59,13 @@ type Engine struct {
 	Jobs       *job.Table // all that the engine can be asked for
 	Containers *containers.Table
 	Images     *images.Store
+	Net        *networkdriver.Driver
 	Boot       *boot.Trace
 
 	o        Options
 	id       string // of this installation, 32 hex digits
 	log      *slog.Logger
 	store    *store.Store
-	net      *netcfg.Host
-	networks *networks.Registry
-	settled  sync.Once // the default network's subnet was looked at
-	listen   listenRules
 	keeper   *keeperLink
 	events   eventLog
 	name     string // instance name: of the bridge, the nftables table and the cgroup
@@ -91,13 +75,11 @@ type Engine struct {
 	mu      sync.Mutex
 	ctrs    map[*containers.Container]*ctr // guarded by mu
 	execs   map[string]*execution          // by id; guarded by mu
-	ports   map[portKey][]portUse          // guarded by mu
 	closing bool                           // no new starts; guarded by mu
 	fresh   bool                           // nobody has launched since the machine or the daemon was down; guarded by mu
 
 	launching sync.Mutex // held by the launch job
 	endWaits  func()     // ends the waiting of containers for links; guarded by launching
-	applying  sync.Mutex // held from a look at the containers until the network is told
 
 	ctx    context.Context // ends with the engine
 	cancel context.CancelFunc
@@ -116,7 +98,7 @@ func Open(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		o: o, log: o.Log, name: InstanceName(o.Root),
-		ctrs: map[*containers.Container]*ctr{}, execs: map[string]*execution{}, ports: map[portKey][]portUse{},
+		ctrs: map[*containers.Container]*ctr{}, execs: map[string]*execution{},
 		done: make(chan struct{}), Jobs: job.NewTable(), Boot: o.Trace,
 	}
 	if e.Boot == nil {
@@ -166,7 +148,11 @@ func (e *Engine) openParts() (err error) {
 	if err != nil {
 		return err
 	}
-	return e.openNetwork()
+	e.Net, err = networkdriver.Open(e.ctx, networkdriver.Options{
+		Config: e.o.Network, Instance: e.name, ID: e.id, Own: e.o.Init, Store: e.store, Log: e.log,
+		Jobs: e.Jobs, Containers: e.Containers, Emit: e.events.emit, Problem: e.Problem, Once: e.problemOnce,
+	})
+	return err
 }
 
 // makeFolders makes what is missing and closes it: nobody but root walks into images and containers, whose set-uid
@@ -189,7 +175,7 @@ func (e *Engine) openID() error {
 	if e.id = string(e.store.Meta("id")); e.id != "" {
 		return nil
 	}
-	e.id = randomID()[:32]
+	e.id = containers.NewID()[:32]
 	return e.store.PutMeta("id", []byte(e.id))
 }
 
@@ -204,12 +190,6 @@ func InstanceName(root string) string {
 	}
 	sum := hashString(root)
 	return "cb" + sum[:8]
-}
-
-func randomID() string {
-	var b [32]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }
 
 // Close leaves the containers running and lets go of everything else. Shutdown stops them first.

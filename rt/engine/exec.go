@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
@@ -79,7 +80,7 @@ func (e *Engine) execCreate(_ *job.Job, in ExecIn) (string, error) {
 	if len(in.Cmd) == 0 || in.Cmd[0] == "" {
 		return "", fault.New(fault.Invalid, "No exec command specified")
 	}
-	x := &execution{c: c, id: randomID(), in: in}
+	x := &execution{c: c, id: containers.NewID(), in: in}
 	e.mu.Lock()
 	e.execs[x.id] = x
 	e.mu.Unlock()

@@ -22,11 +22,6 @@ func (e *Engine) ExecIDs(ref string) []string {
 	return e.execIDs(c)
 }
 
-// EndpointID is the fixed id of a container's place in a network.
-func (e *Engine) EndpointID(container, network string) string {
-	return hashString(e.id + "/endpoint/" + container + "/" + network)
-}
-
 // Status is what `coble status` tells.
 type Status struct {
 	Hostname   string

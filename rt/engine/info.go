@@ -36,7 +36,7 @@ type Info struct {
 func (e *Engine) info(*job.Job, struct{}) (Info, error) {
 	i := Info{
 		ID: e.id, Version: e.o.Version, Root: e.o.Root, CPUs: runtime.NumCPU(), CgroupVersion: CgroupVersion(),
-		Bridge: e.bridgeName(), Subnet: e.defaultNetwork().V4.String(), Goroutines: runtime.NumGoroutine(), OS: osName(),
+		Bridge: e.Net.Default().Bridge, Subnet: e.Net.Default().V4.String(), Goroutines: runtime.NumGoroutine(), OS: osName(),
 	}
 	i.Name, _ = os.Hostname()
 	i.Driver, i.DriverReason = e.Images.Driver()
@@ -62,8 +62,8 @@ func (e *Engine) info(*job.Job, struct{}) (Info, error) {
 		i.Descriptors = len(fds)
 	}
 	i.Memory = meminfo("MemTotal")
-	i.Firewall, i.Warnings = e.firewallInfo()
-	i.Proxied = e.net.Proxied()
+	i.Firewall, i.Warnings = e.Net.Firewall()
+	i.Proxied = e.Net.Proxied()
 	return i, nil
 }
 

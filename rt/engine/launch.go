@@ -34,7 +34,7 @@ func (e *Engine) launch(j *job.Job, in LaunchIn) (any, error) {
 	e.launching.Lock()
 	defer e.launching.Unlock()
 	e.Images.Keep(in.Config, in.Problems)
-	e.setListen(in.Config)
+	e.Net.Follow(in.Config)
 	defer e.Images.CollectSoon()
 	spoiled := map[string]bool{}
 	for _, p := range in.Problems {

@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/rt/containers"
-	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/store"
 )
 
@@ -47,20 +46,6 @@ func TestPlanRestart(t *testing.T) {
 			require.Equal(t, c.delay, got.delay, "%+v", c)
 			require.Equal(t, c.count+1, got.count)
 		}
-	}
-}
-
-func TestHostPorts(t *testing.T) {
-	for s, want := range map[string][2]uint16{
-		"": {32768, 60999}, "0": {32768, 60999}, "80": {80, 80}, "8000-8010": {8000, 8010}, "65535": {65535, 65535},
-	} {
-		low, high, err := hostPorts(s)
-		require.NoError(t, err, s)
-		require.Equal(t, want, [2]uint16{low, high}, s)
-	}
-	for _, s := range []string{"65536", "-1", "a", "10-5", "1-", "-", "0-5", "80 ", "1-2-3"} {
-		_, _, err := hostPorts(s)
-		require.Equal(t, fault.Invalid, fault.KindOf(err), "%q: %v", s, err)
 	}
 }
 
@@ -111,26 +96,5 @@ func TestExitCodes(t *testing.T) {
 		`exec: "/x": permission denied`: 126, `exec: "/x": exec format error`: 126, `something else`: 128,
 	} {
 		require.Equal(t, want, exitCodeOf(text), text)
-	}
-}
-
-func TestPortConflicts(t *testing.T) {
-	for _, c := range []struct {
-		have, ask store.PortLease
-		taken     bool
-	}{
-		{store.PortLease{Proto: "tcp", HostPort: 80}, store.PortLease{Proto: "tcp", HostPort: 80}, true},
-		{store.PortLease{Proto: "tcp", HostPort: 80}, store.PortLease{Proto: "udp", HostPort: 80}, false},
-		{store.PortLease{Proto: "tcp", HostPort: 80}, store.PortLease{Proto: "tcp", HostIP: "127.0.0.1", HostPort: 80}, true},
-		{store.PortLease{Proto: "tcp", HostIP: "127.0.0.1", HostPort: 80}, store.PortLease{Proto: "tcp", HostPort: 80}, true},
-		{store.PortLease{Proto: "tcp", HostIP: "127.0.0.1", HostPort: 80}, store.PortLease{Proto: "tcp", HostIP: "127.0.0.2", HostPort: 80}, false},
-	} {
-		e := &Engine{ports: map[portKey][]portUse{}}
-		e.usePort(c.have, "id")
-		require.Equal(t, c.taken, e.portHolder(c.ask) != "", "%+v", c)
-		e.dropPorts("another")
-		require.Equal(t, c.taken, e.portHolder(c.ask) != "", "%+v", c)
-		e.dropPorts("id")
-		require.Empty(t, e.ports)
 	}
 }

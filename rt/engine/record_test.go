@@ -13,7 +13,9 @@ import (
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/job"
+	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -25,7 +27,7 @@ func specOf(t *testing.T, in request.Create) store.Spec {
 	require.NoError(t, request.Check(in, machine()))
 	var img image.Image
 	img.Config.Env, img.Config.Cmd = []string{"PATH=/bin", "LANG=C"}, []string{"sh"}
-	spec, err := request.Record(in, img, randomID(), now())
+	spec, err := request.Record(in, img, containers.NewID(), now())
 	require.NoError(t, err)
 	if spec.Config.Hostname == spec.ID[:12] {
 		spec.Config.Hostname = "0123456789ab"
@@ -60,7 +62,7 @@ func TestRecordsSerialise(t *testing.T) {
 
 	var taken store.ErrNameTaken
 	other := spec
-	other.ID = randomID()
+	other.ID = containers.NewID()
 	require.ErrorAs(t, s.AddContainer(other), &taken)
 	require.Equal(t, spec.ID, taken.Holder)
 	renamed, err := s.Rename(spec, "www")
@@ -85,7 +87,7 @@ func TestLaunchIsDoneOnce(t *testing.T) {
 	}
 	dir, err := os.MkdirTemp("/tmp", "cbe")
 	require.NoError(t, err)
-	o := Options{Root: dir + "/root", Run: dir + "/run", Network: NetworkOptions{Subnet: "10.213.77.0/29"}}
+	o := Options{Root: dir + "/root", Run: dir + "/run", Network: networkdriver.Config{Subnet: "10.213.77.0/29"}}
 	engine := func() *Engine {
 		e, err := Open(o)
 		require.NoError(t, err)
@@ -94,7 +96,7 @@ func TestLaunchIsDoneOnce(t *testing.T) {
 	var e *Engine
 	defer os.RemoveAll(dir)
 	defer func() {
-		require.NoError(t, netcfg.CleanUp(e.bridgeName(), e.name))
+		require.NoError(t, netcfg.CleanUp(e.Net.Default().Bridge, e.name))
 		e.Close()
 	}()
 	for range 2 {

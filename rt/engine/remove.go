@@ -51,7 +51,7 @@ func (c *ctr) remove() error {
 	err := e.Containers.Remove(c.Container, func() error {
 		gone = true
 		e.Images.Used(spec.ImageID) // up to now
-		e.releaseLeases(c)
+		e.Net.Release(c.Container)
 		e.forgetExecs(c)
 		return errors.Join(e.Images.RemoveLayer(spec.ID), removeRunDir(c.RunDir()), os.RemoveAll(c.RootDir()))
 	})

@@ -90,7 +90,7 @@ func (c *ctr) start(ctx context.Context) (err error) {
 	c.e.Images.Used(c.Spec().ImageID)
 	c.emit(events.ActionStart, nil)
 	go c.watch(proc, false)
-	go c.e.checkFirewall(c)
+	go c.e.Net.CheckFirewall(c.Container)
 	return nil
 }
 
@@ -107,11 +107,11 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	ends, err := c.e.reserveNetwork(c, u)
+	ends, err := c.e.Net.Reserve(c.Container, u.add)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.writeNames(ends); err != nil {
+	if err := c.e.Net.WriteNames(c.Container, ends); err != nil {
 		return nil, err
 	}
 	if err := c.writeInit(); err != nil {
@@ -144,7 +144,7 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 		Stdin: std.child[0], Stdout: std.child[1], Stderr: std.child[2],
 		Init:    ocispec.InitPath(c.Spec()),
 		Freeze:  c.freezeForStart(),
-		Created: func(pid int) error { return c.e.plugNetwork(c, ends, pid, u) },
+		Created: func(pid int) error { return c.e.Net.Plug(c.Container, ends, pid, u.add) },
 	}
 	proc, err := sandbox.Start(ctx, conf)
 	if err != nil {
@@ -272,7 +272,7 @@ func (c *ctr) inheritedExit(ctx context.Context, key procKey) (int, bool) {
 func (c *ctr) ended(code int, known bool) {
 	oom := c.oomKilled()
 	c.endLog()
-	c.unplugNetwork()
+	c.e.Net.Unplug(c.Container)
 	c.removeCgroup()
 	closeShm(c.RunDir())
 	c.mu.Lock()

@@ -6,6 +6,7 @@ import (
 
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
+	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
@@ -18,7 +19,7 @@ type UpdateIn struct {
 	Limits container.Resources
 	Policy container.RestartPolicy
 
-	Bandwidth BandwidthIn
+	Bandwidth networkdriver.BandwidthIn
 }
 
 // update changes a container, live if it runs. The kernel is told first: what the record says, holds.
@@ -42,7 +43,7 @@ func (e *Engine) update(_ *job.Job, in UpdateIn) (any, error) {
 		}
 		host.RestartPolicy = in.Policy
 	}
-	bandwidth, err := c.setBandwidth(in.Bandwidth)
+	bandwidth, err := c.e.Net.SetBandwidth(c.Container, in.Bandwidth)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +54,7 @@ func (e *Engine) update(_ *job.Job, in UpdateIn) (any, error) {
 		}
 		if err := g.Update(ocispec.Limits(host.Resources)); err != nil {
 			if bandwidth != c.Spec().Bandwidth {
-				c.limitLinks(c.Spec().Bandwidth)
+				c.e.Net.Limit(c.Container, c.Spec().Bandwidth)
 			}
 			return nil, fault.New(fault.Conflict, "update container %s: %w", c.Spec().Name, err)
 		}

@@ -1,4 +1,4 @@
-package engine
+package networkdriver
 
 import (
 	"net/netip"
@@ -21,23 +21,23 @@ type netting struct {
 	counts []netcfg.Count // of ports
 }
 
-// NetView is for `coble net`.
-func (e *Engine) NetView() (netview.View, error) {
-	v := netview.View{Proxy: e.net.Proxied(), Networks: []*netview.Network{}}
-	v.Firewall, v.Advice = e.firewallInfo()
-	all, err := e.nettings(&v)
+// View is for `coble net`.
+func (d *Driver) View() (netview.View, error) {
+	v := netview.View{Proxy: d.net.Proxied(), Networks: []*netview.Network{}}
+	v.Firewall, v.Advice = d.Firewall()
+	all, err := d.nettings(&v)
 	if err != nil {
 		return v, err
 	}
-	for _, n := range e.networks.All() {
+	for _, n := range d.networks.All() {
 		part := &netview.Network{ID: n.ID, Name: n.Name, Driver: n.Driver, Internal: n.Internal, Members: []*netview.Member{}}
 		for _, c := range n.IPAM.Config {
 			part.Subnets = append(part.Subnets, c.Subnet.String())
 		}
-		if k, err := e.networks.Kernel(n.ID); err == nil {
+		if k, err := d.networks.Kernel(n.ID); err == nil {
 			part.Gateways, part.Link = texts(k.Gateway4, k.Gateway6), k.Bridge
 		}
-		if a, ok := e.networks.Attachment(n.ID); ok {
+		if a, ok := d.networks.Attachment(n.ID); ok {
 			part.Link = a.Parent
 		}
 		for _, c := range all {
@@ -56,21 +56,21 @@ func (e *Engine) NetView() (netview.View, error) {
 }
 
 // nettings are those of all containers that run. All counts are read at once.
-func (e *Engine) nettings(v *netview.View) (all []*netting, err error) {
-	where := e.newPlaces()
+func (d *Driver) nettings(v *netview.View) (all []*netting, err error) {
+	where := d.newPlaces()
 	var ports []netcfg.Port
-	for _, c := range e.all() {
-		n := &netting{view: c.View(), ends: c.ends()}
+	for _, c := range d.o.Containers.All() {
+		n := &netting{view: c.View(), ends: d.ends(c)}
 		if !n.view.State.Running() {
 			continue
 		}
-		if n.ports, err = e.portTargets(n.view, n.ends, where); err != nil {
+		if n.ports, err = d.portTargets(n.view, n.ends, where); err != nil {
 			return nil, err
 		}
 		ports = append(ports, n.ports...)
 		all = append(all, n)
 	}
-	counts, err := e.net.Counts(ports)
+	counts, err := d.net.Counts(ports)
 	if err != nil {
 		v.Counts = err.Error()
 		counts = make([]netcfg.Count, len(ports))

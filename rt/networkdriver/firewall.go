@@ -1,4 +1,4 @@
-package engine
+package networkdriver
 
 import (
 	"slices"
@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 )
 
 // way is a bridge that published ports lead to.
@@ -16,15 +17,15 @@ type way struct {
 }
 
 // ways are those of a running container. A port that is published on loopback crosses no firewall.
-func (e *Engine) ways(c *ctr) (ways []way) {
-	ends := c.ends()
-	ports, err := e.portTargets(c.View(), ends, &places{known: map[string]netcfg.Listen{}})
+func (d *Driver) ways(c *containers.Container) (ways []way) {
+	ends := d.ends(c)
+	ports, err := d.portTargets(c.View(), ends, &places{known: map[string]netcfg.Listen{}})
 	if err != nil {
 		return nil
 	}
 	for _, p := range ports {
 		for _, end := range ends {
-			n, err := e.networks.Kernel(end.Network)
+			n, err := d.networks.Kernel(end.Network)
 			if err != nil || p.HostIP.IsLoopback() || p.To.Addr() != end.V4.Addr() && p.To.Addr() != end.V6.Addr() {
 				continue
 			}
@@ -61,33 +62,33 @@ func firewall(ways []way) (guest string, advice []string, err error) {
 	return "guest of " + strings.Join(names, ", "), advice, nil
 }
 
-// checkFirewall says, once, what keeps a container's published ports from being reached.
-func (e *Engine) checkFirewall(c *ctr) {
-	ways := e.ways(c)
-	if len(ways) == 0 || e.net.Proxied() != "" { // what the host sends is not forwarded
+// CheckFirewall says, once, what keeps a container's published ports from being reached.
+func (d *Driver) CheckFirewall(c *containers.Container) {
+	ways := d.ways(c)
+	if len(ways) == 0 || d.net.Proxied() != "" { // what the host sends is not forwarded
 		return
 	}
 	_, advice, err := firewall(ways)
 	if err != nil {
-		e.log.Warn("firewall", "err", err)
+		d.o.Log.Warn("firewall", "err", err)
 	}
 	for _, text := range advice {
-		e.problemOnce(text)
+		d.o.Once(text)
 	}
 }
 
-// firewallInfo is for `coble info`: of all ports that are published now, or else of the default network.
-func (e *Engine) firewallInfo() (guest string, advice []string) {
+// Firewall is for `coble info`: of all ports that are published now, or else of the default network.
+func (d *Driver) Firewall() (guest string, advice []string) {
 	var all []way
-	for _, c := range e.all() {
+	for _, c := range d.o.Containers.All() {
 		if c.View().State.Running() {
-			all = append(all, e.ways(c)...)
+			all = append(all, d.ways(c)...)
 		}
 	}
 	if len(all) == 0 {
-		all = []way{{bridge: e.bridgeName()}}
+		all = []way{{bridge: d.bridge}}
 	}
-	if e.net.Proxied() != "" {
+	if d.net.Proxied() != "" {
 		all = nil
 	}
 	guest, advice, err := firewall(all)

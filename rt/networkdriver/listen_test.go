@@ -1,4 +1,4 @@
-package engine
+package networkdriver
 
 import (
 	"runtime"
@@ -38,7 +38,7 @@ func TestPlaces(t *testing.T) {
 	require.Equal(t, netcfg.Listen{Links: []string{"own"}}, at([]string{"lan"}, []string{"wan0"}, []string{"own"}))
 
 	conf := configs.Config{Uplink: map[string]configs.Link{"wan0": {DHCP: true}, "lan0": {Address: "10.0.0.1/24"}}}
-	var o NetworkOptions
+	var o Config
 	o.Follow(conf, false)
 	require.Empty(t, o.Uplinks, "elsewhere ports are published everywhere, as with Docker")
 	o.Follow(conf, true)

@@ -1,9 +1,10 @@
-package engine
+package networkdriver
 
 import (
 	"fmt"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
@@ -24,9 +25,9 @@ func limit(spec store.Spec, end store.End, pid int, b store.Bandwidth) error {
 // BandwidthIn asks for other limits, in bits per second; nil: as it is.
 type BandwidthIn struct{ In, Out *uint64 }
 
-// setBandwidth limits all links of a container, if it runs, and puts back what was if that fails with one. The record is the caller's
+// SetBandwidth limits all links of a container, if it runs, and puts back what was if that fails with one. The record is the caller's
 // to change.
-func (c *ctr) setBandwidth(change BandwidthIn) (store.Bandwidth, error) {
+func (d *Driver) SetBandwidth(c *containers.Container, change BandwidthIn) (store.Bandwidth, error) {
 	spec := c.Spec()
 	b := spec.Bandwidth
 	if change.In != nil {
@@ -38,15 +39,16 @@ func (c *ctr) setBandwidth(change BandwidthIn) (store.Bandwidth, error) {
 	if err := request.CheckBandwidth(b, spec.Host.NetworkMode); err != nil || b == spec.Bandwidth || !c.Running() {
 		return b, err
 	}
-	err := c.limitLinks(b)
+	err := d.Limit(c, b)
 	if err != nil {
-		c.limitLinks(spec.Bandwidth)
+		d.Limit(c, spec.Bandwidth)
 	}
 	return b, err
 }
 
-func (c *ctr) limitLinks(b store.Bandwidth) error {
-	for _, end := range c.ends() {
+// Limit makes b what each link of a running container may do.
+func (d *Driver) Limit(c *containers.Container, b store.Bandwidth) error {
+	for _, end := range d.ends(c) {
 		if err := limit(c.Spec(), end, c.View().State.Pid, b); err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package engine
+package networkdriver
 
 import (
 	"errors"
@@ -15,12 +15,12 @@ import (
 // Networks without a bridge: see netcfg.Attachment.
 
 // makeParent makes sure of the link that a network without a bridge is on, if this is one.
-func (e *Engine) makeParent(id string) error {
-	a, ok := e.networks.Attachment(id)
+func (d *Driver) makeParent(id string) error {
+	a, ok := d.networks.Attachment(id)
 	if !ok {
 		return nil
 	}
-	return withModules(a.Modules(), func() error { return e.net.MakeParent(a) })
+	return withModules(a.Modules(), func() error { return d.net.MakeParent(a) })
 }
 
 // withModules does what may need a module of the kernel's, again once that is loaded: the kernel asks modprobe(8) for it, which
@@ -37,26 +37,26 @@ func withModules(modules []string, do func() error) error {
 }
 
 // unplug removes one link of a container that runs on. What has no end on the host is removed from inside.
-func (e *Engine) unplug(end store.End, pid int) error {
+func (d *Driver) unplug(end store.End, pid int) error {
 	if end.HostIf == "" {
-		return e.net.Detach(pid, end.IfName)
+		return d.net.Detach(pid, end.IfName)
 	}
-	return e.net.Unplug(end.HostIf)
+	return d.net.Unplug(end.HostIf)
 }
 
 // unpublished tells whether the ways out lead through networks without a bridge, where containers are reached at their own
 // addresses only.
-func (e *Engine) unpublished(out routes) bool {
-	_, four := e.networks.Attachment(out.four)
-	_, six := e.networks.Attachment(out.six)
+func (d *Driver) unpublished(out routes) bool {
+	_, four := d.networks.Attachment(out.four)
+	_, six := d.networks.Attachment(out.six)
 	return (four || out.four == "") && (six || out.six == "") && (four || six)
 }
 
-// portWarnings says which ports will not be published, of a container that is yet to start.
-func (e *Engine) portWarnings(spec store.Spec) []string {
+// Warnings says which ports will not be published, of a container that is yet to start.
+func (d *Driver) Warnings(spec store.Spec) []string {
 	var drivers []string
 	for name := range spec.Networks {
-		n, err := e.networks.Get(name)
+		n, err := d.networks.Get(name)
 		if err != nil || n.Driver == "bridge" || networks.Predefined(n.Name) {
 			return []string{}
 		}

@@ -1,4 +1,4 @@
-package engine
+package networkdriver
 
 import (
 	"fmt"
@@ -14,47 +14,47 @@ import (
 // listenRules are where published ports are reached from.
 type listenRules struct {
 	mu             sync.Mutex
-	names, uplinks []string // as NetworkOptions has them; guarded by mu
+	names, uplinks []string // as Config has them; guarded by mu
 	last           string   // what they, and containers' own, stood for when the network was last told; guarded by mu
 	follows        bool     // the host's links are followed; guarded by mu
 }
 
 // Follow takes over what the TOML file says of where ports are reached from. On a machine of coble's own the links that
 // lead to the world are not among them.
-func (o *NetworkOptions) Follow(c configs.Config, own bool) {
+func (o *Config) Follow(c configs.Config, own bool) {
 	o.Listen, o.Uplinks = c.Listen, nil
 	if own {
 		o.Uplinks = c.Uplinks()
 	}
 }
 
-// setListen is for a file that was read again.
-func (e *Engine) setListen(c configs.Config) {
-	var o NetworkOptions
-	o.Follow(c, e.o.Init)
-	e.listen.mu.Lock()
-	same := slices.Equal(e.listen.names, o.Listen) && slices.Equal(e.listen.uplinks, o.Uplinks)
-	e.listen.names, e.listen.uplinks = o.Listen, o.Uplinks
-	e.listen.mu.Unlock()
+// Follow is for a file that was read again.
+func (d *Driver) Follow(c configs.Config) {
+	var o Config
+	o.Follow(c, d.o.Own)
+	d.listen.mu.Lock()
+	same := slices.Equal(d.listen.names, o.Listen) && slices.Equal(d.listen.uplinks, o.Uplinks)
+	d.listen.names, d.listen.uplinks = o.Listen, o.Uplinks
+	d.listen.mu.Unlock()
 	if same {
 		return
 	}
-	if err := e.applyNetwork(); err != nil {
-		e.Problem("network: " + err.Error())
+	if err := d.Apply(); err != nil {
+		d.o.Problem("network: " + err.Error())
 	}
 }
 
 // places are what listen's names stand for at one moment, each looked up once.
 type places struct {
-	e              *Engine
+	d              *Driver
 	names, uplinks []string
 	known          map[string]netcfg.Listen
 }
 
-func (e *Engine) newPlaces() *places {
-	e.listen.mu.Lock()
-	defer e.listen.mu.Unlock()
-	return &places{e: e, names: e.listen.names, uplinks: e.listen.uplinks, known: map[string]netcfg.Listen{}}
+func (d *Driver) newPlaces() *places {
+	d.listen.mu.Lock()
+	defer d.listen.mu.Unlock()
+	return &places{d: d, names: d.listen.names, uplinks: d.listen.uplinks, known: map[string]netcfg.Listen{}}
 }
 
 // of is where a container's ports are reached from that has this listen of its own.
@@ -99,7 +99,7 @@ func (p *places) told() {
 	if len(p.known) == 0 {
 		return
 	}
-	l := &p.e.listen
+	l := &p.d.listen
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last = fmt.Sprint(p.known)
@@ -107,29 +107,29 @@ func (p *places) told() {
 		return
 	}
 	l.follows = true
-	if err := netcfg.Follow(p.e.ctx.Done(), p.e.linksChanged); err != nil {
-		p.e.Problem(err.Error())
+	if err := netcfg.Follow(p.d.ctx.Done(), p.d.linksChanged); err != nil {
+		p.d.o.Problem(err.Error())
 	}
 }
 
 // linksChanged tells the network anew if names of listen have come to stand for something else.
-func (e *Engine) linksChanged() {
-	now := e.newPlaces()
-	for _, c := range e.all() {
+func (d *Driver) linksChanged() {
+	now := d.newPlaces()
+	for _, c := range d.o.Containers.All() {
 		if v := c.View(); slices.ContainsFunc(v.State.Ports, followsListen) {
 			if _, err := now.of(v.Listen); err != nil {
-				e.log.Error("where ports are reached from", "err", err)
+				d.o.Log.Error("where ports are reached from", "err", err)
 				return
 			}
 		}
 	}
-	e.listen.mu.Lock()
-	same := len(now.known) == 0 || fmt.Sprint(now.known) == e.listen.last && e.net.Proxied() == "" // whose sockets are of one link, not of a name
-	e.listen.mu.Unlock()
+	d.listen.mu.Lock()
+	same := len(now.known) == 0 || fmt.Sprint(now.known) == d.listen.last && d.net.Proxied() == "" // whose sockets are of one link, not of a name
+	d.listen.mu.Unlock()
 	if same {
 		return
 	}
-	if err := e.applyNetwork(); err != nil {
-		e.log.Error("network", "err", err)
+	if err := d.Apply(); err != nil {
+		d.o.Log.Error("network", "err", err)
 	}
 }

@@ -1,4 +1,7 @@
-package engine
+// Package names is what a container is told of names: its files hosts, hostname and resolv.conf, which it sees mounted, and a
+// name server of its own where its networks answer names. It knows containers by their records; who is to be told what, and
+// when, is the network driver's to say.
+package names
 
 import (
 	"bufio"
@@ -20,43 +23,61 @@ func named(ends []store.End) bool {
 	return slices.ContainsFunc(ends, func(end store.End) bool { return end.Name != networks.Default })
 }
 
-// serveNames starts the container's name server, if its networks have one and it does not run yet.
-func (c *ctr) serveNames(ends []store.End, pid int) error {
+// Names is what the containers of an engine are told. Its methods may be called from any goroutine.
+type Names struct {
+	containers *containers.Table
+	networks   *networks.Registry
+	host       resolverFile
+
+	mu      sync.Mutex                            // also held while sockets are opened: one container has one server
+	servers map[*containers.Container]*dns.Server // of those that run in a network that answers names; guarded by mu
+}
+
+// New is for these containers in these networks.
+func New(c *containers.Table, n *networks.Registry) *Names {
+	return &Names{containers: c, networks: n, servers: map[*containers.Container]*dns.Server{}}
+}
+
+// Serve starts a container's name server in the network namespace of pid, if its networks have one and it does not run yet.
+func (n *Names) Serve(c *containers.Container, ends []store.End, pid int) error {
 	if !named(ends) {
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.dns != nil {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.servers[c] != nil {
 		return nil
 	}
 	udp, tcp, err := dns.Listen(pid)
 	if err != nil {
 		return err
 	}
-	c.dns = dns.Serve(udp, tcp, &zone{c: c})
+	n.servers[c] = dns.Serve(udp, tcp, &zone{n: n, c: c})
 	return nil
 }
 
-// endNames stops it.
-func (c *ctr) endNames() {
-	c.mu.Lock()
-	s := c.dns
-	c.dns = nil
-	c.mu.Unlock()
+// End stops it.
+func (n *Names) End(c *containers.Container) {
+	n.mu.Lock()
+	s := n.servers[c]
+	delete(n.servers, c)
+	n.mu.Unlock()
 	if s != nil {
 		s.Close()
 	}
 }
 
 // zone is what a container may know: the names in the networks that it is in.
-type zone struct{ c *ctr }
+type zone struct {
+	n *Names
+	c *containers.Container
+}
 
 // Resolve finds a container by any of its names, or by name.network.
 func (z *zone) Resolve(name string) (addrs []netip.Addr, known bool) {
 	z.visit(func(v containers.View, end store.End) {
 		bare := strings.TrimSuffix(name, "."+strings.ToLower(end.Name))
-		if !slices.ContainsFunc(DNSNames(v, end.Name), func(n string) bool { return strings.EqualFold(n, name) || strings.EqualFold(n, bare) }) {
+		if !slices.ContainsFunc(Of(v, end.Name), func(n string) bool { return strings.EqualFold(n, name) || strings.EqualFold(n, bare) }) {
 			return
 		}
 		known = true
@@ -107,7 +128,7 @@ func (z *zone) visit(f func(containers.View, store.End)) {
 	for _, end := range z.c.View().State.Ends {
 		mine[end.Network] = end.Name != networks.Default
 	}
-	for _, other := range z.c.e.all() {
+	for _, other := range z.n.containers.All() {
 		v := other.View()
 		if !v.State.Running() && !v.State.Starting {
 			continue
@@ -125,7 +146,7 @@ func (z *zone) Upstream() []netip.AddrPort {
 	v := z.c.View()
 	out := false
 	for _, end := range v.State.Ends {
-		n, err := z.c.e.networks.Get(end.Network)
+		n, err := z.n.networks.Get(end.Network)
 		out = out || err == nil && !n.Internal
 	}
 	servers := v.Host.DNS
@@ -133,7 +154,7 @@ func (z *zone) Upstream() []netip.AddrPort {
 	case !out:
 		return nil
 	case len(servers) == 0:
-		servers = hostResolvers.get()
+		servers = z.n.host.get()
 	}
 	var ports []netip.AddrPort
 	for _, a := range servers {
@@ -148,8 +169,6 @@ type resolverFile struct {
 	changed time.Time    // guarded by mu
 	servers []netip.Addr // guarded by mu
 }
-
-var hostResolvers resolverFile
 
 func (r *resolverFile) get() []netip.Addr {
 	r.mu.Lock()
@@ -174,4 +193,18 @@ func (r *resolverFile) get() []netip.Addr {
 		}
 	}
 	return r.servers
+}
+
+// Of is pure: what a container is called in a network, its own name first.
+func Of(v containers.View, name string) []string {
+	names := []string{v.Name}
+	if s := v.Networks[name]; s != nil {
+		names = append(names, s.Aliases...)
+	}
+	names = append(names, v.ID[:12])
+	if h := v.Config.Hostname; h != "" {
+		names = append(names, h)
+	}
+	slices.Sort(names[1:])
+	return append(names[:1], slices.DeleteFunc(slices.Compact(names[1:]), func(s string) bool { return s == v.Name })...)
 }

@@ -1,4 +1,4 @@
-package engine
+package networkdriver
 
 import (
 	"errors"
@@ -21,14 +21,14 @@ import (
 )
 
 // Networks lists all networks by name.
-func (e *Engine) Networks() []network.Network { return e.networks.All() }
+func (d *Driver) Networks() []network.Network { return d.networks.All() }
 
 // Network finds one by name, id or the beginning of that.
-func (e *Engine) Network(ref string) (network.Network, error) { return e.networks.Get(ref) }
+func (d *Driver) Network(ref string) (network.Network, error) { return d.networks.Get(ref) }
 
 // Gateways are the host's own addresses in a network, not valid where it has none.
-func (e *Engine) Gateways(id string) (v4, v6 netip.Addr) {
-	n, err := e.networks.Kernel(id)
+func (d *Driver) Gateways(id string) (v4, v6 netip.Addr) {
+	n, err := d.networks.Kernel(id)
 	if err != nil {
 		return v4, v6
 	}
@@ -42,14 +42,14 @@ type Member struct {
 }
 
 // Members are the containers that run in a network.
-func (e *Engine) Members(id string) []Member {
+func (d *Driver) Members(id string) []Member {
 	var out []Member
-	for _, c := range e.all() {
+	for _, c := range d.o.Containers.All() {
 		v := c.View()
 		if !v.State.Running() && !v.State.Starting {
 			continue
 		}
-		for _, end := range c.ends() {
+		for _, end := range d.ends(c) {
 			if end.Network == id {
 				out = append(out, Member{v.ID, v.Name, end})
 			}
@@ -58,63 +58,63 @@ func (e *Engine) Members(id string) []Member {
 	return out
 }
 
-func (e *Engine) networkEvent(action events.Action, n network.Network, container string) {
+func (d *Driver) networkEvent(action events.Action, n network.Network, container string) {
 	a := map[string]string{"name": n.Name, "type": n.Driver}
 	if container != "" {
 		a["container"] = container
 	}
-	e.events.emit(events.NetworkEventType, action, n.ID, a)
+	d.o.Emit(events.NetworkEventType, action, n.ID, a)
 }
 
 // createNetwork makes a network, and its bridge or parent.
-func (e *Engine) createNetwork(_ *job.Job, n network.Network) (network.Network, error) {
+func (d *Driver) createNetwork(_ *job.Job, n network.Network) (network.Network, error) {
 	if networks.Predefined(n.Name) {
 		return n, fault.New(fault.Forbidden, "operation is not permitted on predefined %s network", n.Name)
 	}
-	n.ID, n.Created = randomID(), time.Now()
-	n, err := e.networks.Create(n)
+	n.ID, n.Created = containers.NewID(), time.Now()
+	n, err := d.networks.Create(n)
 	if err != nil {
 		return n, err
 	}
-	if err = e.bridgeFree(n.ID); err == nil {
-		err = e.applyNetwork()
+	if err = d.bridgeFree(n.ID); err == nil {
+		err = d.Apply()
 	}
 	if err == nil {
-		err = e.makeParent(n.ID)
+		err = d.makeParent(n.ID)
 	}
 	if err != nil {
-		e.networks.Remove(n.ID)
+		d.networks.Remove(n.ID)
 		return n, fmt.Errorf("create network %s: %w", n.Name, err)
 	}
-	e.networkEvent(events.ActionCreate, n, "")
+	d.networkEvent(events.ActionCreate, n, "")
 	return n, nil
 }
 
 // bridgeFree refuses a bridge that is somebody else's.
-func (e *Engine) bridgeFree(id string) error {
-	if _, attached := e.networks.Attachment(id); attached {
+func (d *Driver) bridgeFree(id string) error {
+	if _, attached := d.networks.Attachment(id); attached {
 		return nil
 	}
-	k, err := e.networks.Kernel(id)
+	k, err := d.networks.Kernel(id)
 	if err != nil {
 		return err
 	}
-	return fault.As(fault.Conflict, e.net.Free(k))
+	return fault.As(fault.Conflict, d.net.Free(k))
 }
 
-func (e *Engine) removeNetwork(_ *job.Job, ref string) (any, error) {
-	n, err := e.networks.Get(ref)
+func (d *Driver) removeNetwork(_ *job.Job, ref string) (any, error) {
+	n, err := d.networks.Get(ref)
 	if err != nil {
 		return nil, err
 	}
-	if m := e.Members(n.ID); len(m) > 0 && !networks.Predefined(n.Name) {
+	if m := d.Members(n.ID); len(m) > 0 && !networks.Predefined(n.Name) {
 		return nil, fault.New(fault.Forbidden, "error while removing network: network %s has active endpoints (name:%q id:%q): disconnect or stop them first", n.Name, m[0].Name, m[0].ID[:12])
 	}
-	if err := e.networks.Remove(n.ID); err != nil {
+	if err := d.networks.Remove(n.ID); err != nil {
 		return nil, err
 	}
-	e.networkEvent(events.ActionDestroy, n, "")
-	if err := e.applyNetwork(); err != nil {
+	d.networkEvent(events.ActionDestroy, n, "")
+	if err := d.Apply(); err != nil {
 		return nil, fmt.Errorf("remove bridge of network %s: %w", n.Name, err)
 	}
 	return nil, nil
@@ -126,13 +126,13 @@ type PruneNetworksIn struct {
 	Want  func(labels map[string]string) bool
 }
 
-func (e *Engine) pruneNetworks(j *job.Job, in PruneNetworksIn) ([]string, error) {
+func (d *Driver) pruneNetworks(j *job.Job, in PruneNetworksIn) ([]string, error) {
 	gone := []string{}
-	for _, n := range e.networks.All() {
-		if networks.Predefined(n.Name) || e.wanted(n) || !in.Until.IsZero() && !n.Created.Before(in.Until) || !in.Want(n.Labels) {
+	for _, n := range d.networks.All() {
+		if networks.Predefined(n.Name) || d.wanted(n) || !in.Until.IsZero() && !n.Created.Before(in.Until) || !in.Want(n.Labels) {
 			continue
 		}
-		if _, err := e.removeNetwork(j, n.ID); err != nil {
+		if _, err := d.removeNetwork(j, n.ID); err != nil {
 			return gone, err
 		}
 		gone = append(gone, n.Name)
@@ -141,8 +141,8 @@ func (e *Engine) pruneNetworks(j *job.Job, in PruneNetworksIn) ([]string, error)
 }
 
 // wanted tells whether any container is to be in the network, running or not.
-func (e *Engine) wanted(n network.Network) bool {
-	return slices.ContainsFunc(e.all(), func(c *ctr) bool {
+func (d *Driver) wanted(n network.Network) bool {
+	return slices.ContainsFunc(d.o.Containers.All(), func(c *containers.Container) bool {
 		_, named := c.Spec().Networks[n.Name]
 		return named
 	})
@@ -155,17 +155,17 @@ type ConnectIn struct {
 }
 
 // networkAnd finds a network and a container.
-func (e *Engine) networkAnd(ref, container string) (network.Network, *ctr, error) {
-	n, err := e.networks.Get(ref)
+func (d *Driver) networkAnd(ref, container string) (network.Network, *containers.Container, error) {
+	n, err := d.networks.Get(ref)
 	if err != nil {
 		return n, nil, err
 	}
-	c, err := e.find(container)
+	c, err := d.o.Containers.Find(container)
 	return n, c, err
 }
 
-func (e *Engine) connect(_ *job.Job, in ConnectIn) (any, error) {
-	n, c, err := e.networkAnd(in.Network, in.Container)
+func (d *Driver) connect(_ *job.Job, in ConnectIn) (any, error) {
+	n, c, err := d.networkAnd(in.Network, in.Container)
 	if err != nil {
 		return nil, err
 	}
@@ -193,18 +193,18 @@ func (e *Engine) connect(_ *job.Job, in ConnectIn) (any, error) {
 		next.Host.NetworkMode = container.NetworkMode(n.Name)
 	}
 	if !c.Running() {
-		return nil, c.putNetworks(next)
+		return nil, putNetworks(c, next)
 	}
-	return nil, e.connectRunning(c, n, next)
+	return nil, d.connectRunning(c, n, next)
 }
 
 // connectRunning plugs one more link into a container, whose record becomes next. The caller holds op.
-func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) error {
-	end, err := e.join(next, n.Name)
+func (d *Driver) connectRunning(c *containers.Container, n network.Network, next store.Spec) error {
+	end, err := d.join(next, n.Name)
 	if err != nil {
 		return err
 	}
-	before, had := c.Spec(), c.ends()
+	before, had := c.Spec(), d.ends(c)
 	end.IfName = freeIfName(had)
 	ends := append(slices.Clone(had), end)
 	if next.Leases == nil {
@@ -213,46 +213,40 @@ func (e *Engine) connectRunning(c *ctr, n network.Network, next store.Spec) erro
 	next.Leases[n.ID] = store.Lease{V4: end.V4.Addr(), V6: end.V6.Addr()}
 	undo := func(err error) error {
 		c.SetState(func(st *store.State) { st.Ends = had })
-		err = errors.Join(err, c.putNetworks(before), e.unplug(end, c.View().State.Pid))
-		e.networks.Leave(n.ID, before.ID)
+		err = errors.Join(err, putNetworks(c, before), d.unplug(end, c.View().State.Pid))
+		d.networks.Leave(n.ID, before.ID)
 		return err
 	}
 	// First what is wanted, then the kernel: an engine that dies in between leaves nothing that the next does not know.
-	if err := c.putNetworks(next); err != nil {
+	if err := putNetworks(c, next); err != nil {
 		return undo(err)
 	}
 	c.SetState(func(st *store.State) { st.Ends, st.HostIf = ends, "" })
 	pid := c.View().State.Pid
-	if err := e.plug(next, end, pid, routes{}); err != nil {
+	if err := d.plug(next, end, pid, routes{}); err != nil {
 		return undo(err)
 	}
-	if err := e.reroute(c, next, ends, pid); err != nil {
+	if err := d.reroute(c, next, ends, pid); err != nil {
 		return undo(err)
 	}
-	e.networkEvent(events.ActionConnect, n, before.ID)
+	d.networkEvent(events.ActionConnect, n, before.ID)
 	return nil
 }
 
 // putNetworks writes down what next says of networks.
-func (c *ctr) putNetworks(next store.Spec) error {
+func putNetworks(c *containers.Container, next store.Spec) error {
 	return c.SetSpec(func(s *store.Spec) {
 		s.Networks, s.Leases, s.Host.NetworkMode = next.Networks, next.Leases, next.Host.NetworkMode
 	})
 }
 
 // reroute sets the default routes anew, the ports' targets and the container's own names.
-func (e *Engine) reroute(c *ctr, spec store.Spec, ends []store.End, pid int) error {
-	out := e.defaultRoutes(spec, ends)
+func (d *Driver) reroute(c *containers.Container, spec store.Spec, ends []store.End, pid int) error {
+	out := d.defaultRoutes(spec, ends)
 	if err := netcfg.SetDefault(pid, out.way4, out.way6); err != nil {
 		return err
 	}
-	if err := errors.Join(c.writeHosts(ends), c.writeName("resolv.conf", c.resolvConf(named(ends)))); err != nil {
-		return err
-	}
-	if !named(ends) {
-		c.endNames()
-	}
-	return errors.Join(c.serveNames(ends, pid), e.applyNetwork())
+	return errors.Join(d.names.Rewrite(c, ends, pid), d.Apply())
 }
 
 // freeIfName is pure: the first ethN that no end has.
@@ -271,8 +265,8 @@ type DisconnectIn struct {
 	Force              bool // nothing more than without: there is no other way
 }
 
-func (e *Engine) disconnect(_ *job.Job, in DisconnectIn) (any, error) {
-	n, c, err := e.networkAnd(in.Network, in.Container)
+func (d *Driver) disconnect(_ *job.Job, in DisconnectIn) (any, error) {
+	n, c, err := d.networkAnd(in.Network, in.Container)
 	if err != nil {
 		return nil, err
 	}
@@ -289,11 +283,11 @@ func (e *Engine) disconnect(_ *job.Job, in DisconnectIn) (any, error) {
 	if err := c.SetSpec(func(s *store.Spec) { s.Networks, s.Leases = asked, leases }); err != nil {
 		return nil, err
 	}
-	defer e.networks.Leave(n.ID, spec.ID)
+	defer d.networks.Leave(n.ID, spec.ID)
 	if !c.Running() {
 		return nil, nil
 	}
-	kept := slices.Clone(c.ends())
+	kept := slices.Clone(d.ends(c))
 	var left store.End
 	kept = slices.DeleteFunc(kept, func(end store.End) bool {
 		if end.Network != n.ID {
@@ -303,11 +297,11 @@ func (e *Engine) disconnect(_ *job.Job, in DisconnectIn) (any, error) {
 		return true
 	})
 	c.SetState(func(st *store.State) { st.Ends, st.HostIf = kept, "" })
-	if err := e.unplug(left, c.View().State.Pid); err != nil {
+	if err := d.unplug(left, c.View().State.Pid); err != nil {
 		return nil, err
 	}
-	e.networkEvent(events.ActionDisconnect, n, spec.ID)
-	return nil, e.reroute(c, c.Spec(), kept, c.View().State.Pid)
+	d.networkEvent(events.ActionDisconnect, n, spec.ID)
+	return nil, d.reroute(c, c.Spec(), kept, c.View().State.Pid)
 }
 
 // checkEndpoint refuses what cannot be had in a network.
@@ -331,15 +325,15 @@ func checkEndpoint(n network.Network, s *network.EndpointSettings) error {
 	return nil
 }
 
-// checkNetworks names each network by its own name. One that there is not keeps the name that it has: the start says so, as
+// Check names each network by its own name. One that there is not keeps the name that it has: the start says so, as
 // Docker has it, whose client takes a missing object at creation for the image.
-func (e *Engine) checkNetworks(spec *store.Spec) error {
+func (d *Driver) Check(spec *store.Spec) error {
 	if m := spec.Host.NetworkMode; m.IsContainer() {
 		return nil
 	}
 	named := map[string]*network.EndpointSettings{}
 	for ref, settings := range spec.Networks {
-		n, err := e.networks.Get(ref)
+		n, err := d.networks.Get(ref)
 		if fault.KindOf(err) == fault.NotFound {
 			named[ref] = settings
 			continue
@@ -360,18 +354,4 @@ func (e *Engine) checkNetworks(spec *store.Spec) error {
 	}
 	spec.Networks = named
 	return nil
-}
-
-// DNSNames is pure: what a container is called in a network, its own name first.
-func DNSNames(v containers.View, name string) []string {
-	names := []string{v.Name}
-	if s := v.Networks[name]; s != nil {
-		names = append(names, s.Aliases...)
-	}
-	names = append(names, v.ID[:12])
-	if h := v.Config.Hostname; h != "" {
-		names = append(names, h)
-	}
-	slices.Sort(names[1:])
-	return append(names[:1], slices.DeleteFunc(slices.Compact(names[1:]), func(s string) bool { return s == v.Name })...)
 }

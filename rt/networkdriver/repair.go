@@ -1,4 +1,4 @@
-package engine
+package networkdriver
 
 import (
 	"fmt"
@@ -10,31 +10,32 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 )
 
 // settleDefault looks, before the default network is used for the first time, whether somebody else has come to route its
 // subnet since it was chosen, another engine for instance; then it chooses another. One that the owner named stays.
-func (e *Engine) settleDefault() {
-	if e.o.Network.Subnet != "" || netcfg.Exists(e.bridgeName()) {
+func (d *Driver) settleDefault() {
+	if d.o.Subnet != "" || netcfg.Exists(d.bridge) {
 		return
 	}
-	n, err := e.networks.Get(networks.Default)
+	n, err := d.networks.Get(networks.Default)
 	if err == nil {
-		err = e.moveDefault(n.ID)
+		err = d.moveDefault(n.ID)
 	}
 	if err != nil {
-		e.Problem("network " + networks.Default + ": " + err.Error())
+		d.o.Problem("network " + networks.Default + ": " + err.Error())
 	}
 }
 
-func (e *Engine) moveDefault(id string) error {
-	if free, err := netcfg.Unrouted(e.defaultNetwork().V4); free || err != nil {
+func (d *Driver) moveDefault(id string) error {
+	if free, err := netcfg.Unrouted(d.Default().V4); free || err != nil {
 		return err
 	}
 	var taken []netip.Prefix
-	for _, n := range e.networks.All() {
+	for _, n := range d.networks.All() {
 		for _, c := range n.IPAM.Config {
 			taken = append(taken, c.Subnet)
 		}
@@ -43,14 +44,14 @@ func (e *Engine) moveDefault(id string) error {
 	if err != nil {
 		return err
 	}
-	e.log.Warn("the host routes the default network's subnet to somewhere else; it gets another, and its containers other addresses", "subnet", subnet)
-	if err := e.store.PutMeta("subnet", []byte(subnet.String())); err != nil {
+	d.o.Log.Warn("the host routes the default network's subnet to somewhere else; it gets another, and its containers other addresses", "subnet", subnet)
+	if err := d.o.Store.PutMeta("subnet", []byte(subnet.String())); err != nil {
 		return err
 	}
-	if err := e.networks.MoveDefault(subnet); err != nil {
+	if err := d.networks.MoveDefault(subnet); err != nil {
 		return err
 	}
-	for _, c := range e.all() {
+	for _, c := range d.o.Containers.All() {
 		leases := maps.Clone(c.Spec().Leases)
 		if _, had := leases[id]; !had {
 			continue
@@ -65,38 +66,38 @@ func (e *Engine) moveDefault(id string) error {
 
 // replug makes links anew that somebody has removed under running containers, in the background: the caller may hold a
 // container's lock. Those of containers that are only just starting, or have ended with their links, are left alone.
-func (e *Engine) replug(missing []string) {
+func (d *Driver) replug(missing []string) {
 	if len(missing) == 0 {
 		return
 	}
-	for _, c := range e.all() {
-		for _, end := range c.ends() {
+	for _, c := range d.o.Containers.All() {
+		for _, end := range d.ends(c) {
 			if v := c.View(); slices.Contains(missing, end.HostIf) && v.State.Status == container.StateRunning && !v.State.Starting {
-				go c.replug(end.HostIf)
+				go d.replugLink(c, end.HostIf)
 			}
 		}
 	}
 }
 
-func (c *ctr) replug(hostIf string) {
+func (d *Driver) replugLink(c *containers.Container, hostIf string) {
 	c.Op.Lock()
 	defer c.Op.Unlock()
-	ends := c.ends()
+	ends := d.ends(c)
 	i := slices.IndexFunc(ends, func(end store.End) bool { return end.HostIf == hostIf })
 	if i < 0 || !c.Running() || netcfg.Exists(hostIf) {
 		return
 	}
 	spec, pid := c.Spec(), c.View().State.Pid
-	err := c.e.plug(spec, ends[i], pid, routes{})
+	err := d.plug(spec, ends[i], pid, routes{})
 	if err == nil {
-		err = c.e.reroute(c, spec, ends, pid)
+		err = d.reroute(c, spec, ends, pid)
 	}
 	if err == nil {
-		c.e.log.Warn("made link anew that somebody had removed", "container", spec.Name, "link", hostIf)
+		d.o.Log.Warn("made link anew that somebody had removed", "container", spec.Name, "link", hostIf)
 		return
 	}
 	// A process that has ended takes its links with it, before anybody hears of its end.
 	if _, dead := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); dead == nil {
-		c.e.Problem("container " + spec.Name + " has lost its link " + hostIf + ", and it cannot be made anew: " + err.Error())
+		d.o.Problem("container " + spec.Name + " has lost its link " + hostIf + ", and it cannot be made anew: " + err.Error())
 	}
 }

@@ -1,4 +1,4 @@
-package engine
+package names
 
 import (
 	"bufio"
@@ -11,29 +11,42 @@ import (
 	"strings"
 
 	"github.com/coble-os/coble/netcfg/dns"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 )
 
-// writeNames writes the files that the container sees as /etc/hosts, /etc/hostname and /etc/resolv.conf.
-func (c *ctr) writeNames(ends []store.End) error {
+// Write writes the files that the container sees as /etc/hosts, /etc/hostname and /etc/resolv.conf.
+func (n *Names) Write(c *containers.Container, ends []store.End) error {
 	hostname := c.Spec().Config.Hostname
 	if hostname == "" {
 		hostname, _ = os.Hostname()
 	}
-	return errors.Join(c.writeHosts(ends), c.writeName("hostname", hostname+"\n"), c.writeName("resolv.conf", c.resolvConf(named(ends))))
+	return errors.Join(n.writeHosts(c, ends), write(c, "hostname", hostname+"\n"), write(c, "resolv.conf", resolvConf(c.Spec(), named(ends))))
 }
 
-// writeName writes one of them in place: it may be mounted in the container.
-func (c *ctr) writeName(name, text string) error {
+// Rewrite writes those anew that change with the networks of a running container, whose process is pid, and starts or ends its
+// name server as they want.
+func (n *Names) Rewrite(c *containers.Container, ends []store.End, pid int) error {
+	if err := errors.Join(n.writeHosts(c, ends), write(c, "resolv.conf", resolvConf(c.Spec(), named(ends)))); err != nil {
+		return err
+	}
+	if !named(ends) {
+		n.End(c)
+	}
+	return n.Serve(c, ends, pid)
+}
+
+// write writes one of them in place: it may be mounted in the container.
+func write(c *containers.Container, name, text string) error {
 	return os.WriteFile(filepath.Join(c.RunDir(), name), []byte(text), 0o644)
 }
 
-func (c *ctr) writeHosts(ends []store.End) error {
+func (n *Names) writeHosts(c *containers.Container, ends []store.End) error {
 	if c.Spec().Host.NetworkMode.IsHost() {
 		if b, err := os.ReadFile("/etc/hosts"); err == nil {
-			return c.writeName("hosts", string(b))
+			return write(c, "hosts", string(b))
 		}
 	}
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
@@ -44,7 +57,11 @@ func (c *ctr) writeHosts(ends []store.End) error {
 	for _, h := range c.Spec().Host.ExtraHosts {
 		host, ip, ok := strings.Cut(h, ":")
 		if ip == "host-gateway" {
-			ip = c.e.defaultNetwork().Gateway4.String()
+			def, err := n.networks.Kernel(networks.Default)
+			if err != nil {
+				return err
+			}
+			ip = def.Gateway4.String()
 		}
 		if !ok {
 			return fault.New(fault.Invalid, "extra host %q: want name:address", h)
@@ -58,20 +75,20 @@ func (c *ctr) writeHosts(ends []store.End) error {
 			}
 		}
 	}
-	links, err := c.linkHosts()
+	links, err := n.linkHosts(c)
 	if err != nil {
 		return err
 	}
 	hosts += links
-	return c.writeName("hosts", hosts)
+	return write(c, "hosts", hosts)
 }
 
 // linkHosts are the lines of the containers that this one is linked to in the default network.
-func (c *ctr) linkHosts() (string, error) {
+func (n *Names) linkHosts(c *containers.Container) (string, error) {
 	lines := ""
 	for _, link := range c.Spec().Host.Links {
 		ref, alias, ok := strings.Cut(link, ":")
-		other, err := c.e.find(strings.TrimPrefix(ref, "/"))
+		other, err := n.containers.Find(strings.TrimPrefix(ref, "/"))
 		if err != nil {
 			return "", err
 		}
@@ -90,8 +107,8 @@ func (c *ctr) linkHosts() (string, error) {
 
 // resolvConf is the host's, without resolvers that only the host can reach, changed by what the container asks for. With a
 // name server of its own, that is the one that it asks.
-func (c *ctr) resolvConf(own bool) string {
-	h := c.Spec().Host
+func resolvConf(spec store.Spec, own bool) string {
+	h := spec.Host
 	var servers, rest []string
 	f, err := os.Open("/etc/resolv.conf")
 	if err == nil {

@@ -1,4 +1,4 @@
-package engine
+package networkdriver
 
 import (
 	"maps"
@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
@@ -28,21 +29,21 @@ type portUse struct {
 }
 
 // reservePorts takes the host ports that the container publishes, or says who has one.
-func (e *Engine) reservePorts(c *ctr, ends []store.End) ([]store.PortLease, error) {
+func (d *Driver) reservePorts(c *containers.Container, ends []store.End) ([]store.PortLease, error) {
 	var leases []store.PortLease
 	var usual netip.Addr // where nothing is said
 	if len(ends) > 0 {
-		n, err := e.networks.Get(ends[0].Network)
+		n, err := d.networks.Get(ends[0].Network)
 		if err != nil {
 			return nil, err
 		}
 		usual = networks.HostIP(n)
 	}
-	if out := e.defaultRoutes(c.Spec(), ends); len(ends) > 0 && e.unpublished(out) {
+	if out := d.defaultRoutes(c.Spec(), ends); len(ends) > 0 && d.unpublished(out) {
 		return nil, nil
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for port, bindings := range published(c.Spec()) {
 		for _, b := range bindings {
 			lease := store.PortLease{Proto: string(port.Proto()), ContainerPort: port.Num()}
@@ -54,13 +55,13 @@ func (e *Engine) reservePorts(c *ctr, ends []store.End) ([]store.PortLease, erro
 			}
 			low, high, err := hostPorts(b.HostPort)
 			if err == nil {
-				lease.HostPort, err = e.freePort(c.Spec().ID, lease, low, high)
+				lease.HostPort, err = d.freePort(c.Spec().ID, lease, low, high)
 			}
 			if err != nil {
-				e.dropPorts(c.Spec().ID)
+				d.dropPorts(c.Spec().ID)
 				return nil, err
 			}
-			e.usePort(lease, c.Spec().ID)
+			d.usePort(lease, c.Spec().ID)
 			leases = append(leases, lease)
 		}
 	}
@@ -102,11 +103,11 @@ func hostPorts(s string) (low, high uint16, err error) {
 }
 
 // freePort finds a port in [low, high] that no container has. Called with mu held.
-func (e *Engine) freePort(id string, lease store.PortLease, low, high uint16) (uint16, error) {
+func (d *Driver) freePort(id string, lease store.PortLease, low, high uint16) (uint16, error) {
 	holder, foreign := "", false
 	for p := uint32(low); p <= uint32(high); p++ {
 		lease.HostPort = uint16(p)
-		if holder = e.portHolder(lease); holder != "" {
+		if holder = d.portHolder(lease); holder != "" {
 			continue
 		}
 		if netcfg.InUse(lease.Proto, lease.HostIP, lease.HostPort) {
@@ -122,7 +123,7 @@ func (e *Engine) freePort(id string, lease store.PortLease, low, high uint16) (u
 		}
 		return 0, fault.New(fault.Conflict, "publish port %d/%s: failed to bind host port %s:%d: address already in use by %s", low, lease.Proto, orAny(lease.HostIP), low, holder)
 	}
-	if c := e.Containers.ByID(holder); c != nil {
+	if c := d.o.Containers.ByID(holder); c != nil {
 		holder = "container " + c.Spec().Name
 	}
 	return 0, fault.New(fault.Conflict, "Bind for %s:%d failed: port is already allocated by %s", orAny(lease.HostIP), low, holder)
@@ -136,8 +137,8 @@ func orAny(ip string) string {
 }
 
 // portHolder says which container has the port on that address or on all. Called with mu held.
-func (e *Engine) portHolder(l store.PortLease) string {
-	for _, use := range e.ports[keyOf(l)] {
+func (d *Driver) portHolder(l store.PortLease) string {
+	for _, use := range d.ports[keyOf(l)] {
 		if use.ip == "" || l.HostIP == "" || use.ip == l.HostIP {
 			return use.id
 		}
@@ -148,30 +149,33 @@ func (e *Engine) portHolder(l store.PortLease) string {
 func keyOf(l store.PortLease) portKey { return portKey{l.Proto, l.HostPort} }
 
 // usePort notes that a container has a port. Called with mu held.
-func (e *Engine) usePort(l store.PortLease, id string) {
-	e.ports[keyOf(l)] = append(e.ports[keyOf(l)], portUse{l.HostIP, id})
+func (d *Driver) usePort(l store.PortLease, id string) {
+	d.ports[keyOf(l)] = append(d.ports[keyOf(l)], portUse{l.HostIP, id})
 }
 
-func (e *Engine) claimPorts(c *ctr) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, l := range c.View().State.Ports {
-		e.usePort(l, c.Spec().ID)
+// Adopt takes over a container that runs, with its ports and its names; its links are there.
+func (d *Driver) Adopt(c *containers.Container) error {
+	v := c.View()
+	d.mu.Lock()
+	for _, l := range v.State.Ports {
+		d.usePort(l, v.ID)
 	}
+	d.mu.Unlock()
+	return d.names.Serve(c, d.ends(c), v.State.Pid)
 }
 
-func (e *Engine) releasePorts(c *ctr) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.dropPorts(c.Spec().ID)
+func (d *Driver) releasePorts(c *containers.Container) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dropPorts(c.Spec().ID)
 }
 
-func (e *Engine) dropPorts(id string) {
-	for k, uses := range e.ports {
+func (d *Driver) dropPorts(id string) {
+	for k, uses := range d.ports {
 		if uses = slices.DeleteFunc(uses, func(u portUse) bool { return u.id == id }); len(uses) == 0 {
-			delete(e.ports, k)
+			delete(d.ports, k)
 		} else {
-			e.ports[k] = uses
+			d.ports[k] = uses
 		}
 	}
 }
