@@ -1,6 +1,7 @@
 // Package notify is the engine's side of the keeper's protocol (package keeper
 // documents it): it takes over the descriptors that the keeper hands out, sends
 // datagrams in the manner of sd_notify(3), and reads exits. It decides nothing.
+// A Link is all of that for an engine that may also have no keeper.
 package notify
 
 import (

@@ -79,7 +79,7 @@ func durable() []mutant {
 		{"layers: a layer without a record is swept", "layers/driver/store.go", "\tfor _, n := range left {\n\t\tif err := s.removeTemp(n); err != nil {", "\tfor _, n := range left[:0] {\n\t\tif err := s.removeTemp(n); err != nil {", "./layers/driver/overlay", "TestConformance"},
 		{"store: a new store has its name", "rt/store/store.go", "if err := syncDir(filepath.Dir(path)); err != nil {", "if err := error(nil); err != nil {", "./rt/store", "TestDurable"},
 		{"store: a transaction is synced", "rt/store/store.go", "NoSync: volatile,", "NoSync: true,", "./rt/store", "TestDurable"},
-		{"engine: an exit that nobody saw is asked of the keeper", "rt/engine/adopt.go", "code, known := c.inheritedExit(lost, procKey{st.Pid, st.StartTime})", "code, known := 0, false", "./rt/daemon", "TestExitWhileNoEngineIsUp"},
+		{"engine: an exit that nobody saw is asked of the keeper", "rt/engine/adopt.go", "code, known := c.inheritedExit(lost, notify.Process{PID: st.Pid, Start: st.StartTime})", "code, known := 0, false", "./rt/daemon", "TestExitWhileNoEngineIsUp"},
 		{"keeper: what an engine said before its end is heard before it is reaped", "init/keeper/keeper.go", "reap.One(k.lastWords)", "reap.One(nil)", "./init/keeper", "TestLastWordsOfAnEngineAreHeard"},
 		{"engine: cgroups that no record claims are removed", "rt/engine/cgroups.go", "if g, err := cgroup.Open(\"/\" + instance + \"/\" + d.Name()); err == nil {", "if g, err := cgroup.Open(\"/\" + instance + \"/\" + d.Name()); err == nil && false {", "./rt/daemon", "TestSweepsWhatNobodyClaims"},
 		{"logs: a record knows where it ends in the spool", "rt/logs/logs.go", "r.offset = at + int64(used)", "r.offset = at", "./rt/logs", "TestRecoveryFromAnyCopy"},

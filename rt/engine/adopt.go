@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox"
 )
@@ -19,7 +20,7 @@ import (
 // claims is removed. A damaged record is reported and does not stop the others.
 func (e *Engine) adoptAll() {
 	ctx, cancel := context.WithTimeout(e.ctx, exitGrace)
-	e.keeper.waitReady(ctx)
+	e.keeper.WaitReady(ctx)
 	cancel()
 	specs, err := e.store.Containers()
 	if err != nil {
@@ -97,12 +98,12 @@ func (c *ctr) adopt(lost context.Context) error {
 	c.takeStreams()
 	proc, err := sandbox.Adopt(st.Pid, st.StartTime)
 	if err != nil {
-		code, known := c.inheritedExit(lost, procKey{st.Pid, st.StartTime})
+		code, known := c.inheritedExit(lost, notify.Process{PID: st.Pid, Start: st.StartTime})
 		if !known {
 			code = 255
 		}
 		c.ended(code, known)
-		c.e.keeper.forget(procKey{st.Pid, st.StartTime})
+		c.e.keeper.Forget(notify.Process{PID: st.Pid, Start: st.StartTime})
 		return nil
 	}
 	c.mu.Lock()
@@ -135,7 +136,7 @@ func (c *ctr) streams() []byte {
 func (c *ctr) takeStreams() {
 	k, l := c.e.keeper, c.log
 	if c.Spec().Config.Tty {
-		if tty := k.take(c.fdName("tty")); tty != nil {
+		if tty := k.Take(c.fdName("tty")); tty != nil {
 			c.console = tty
 			if dup, err := dupFile(tty); err == nil {
 				l.Pump(1, dup)
@@ -143,9 +144,9 @@ func (c *ctr) takeStreams() {
 		}
 		return
 	}
-	c.stdin = k.take(c.fdName("0"))
+	c.stdin = k.Take(c.fdName("0"))
 	for _, n := range c.streams() {
-		if f := k.take(c.fdName(fmt.Sprint(n))); f != nil {
+		if f := k.Take(c.fdName(fmt.Sprint(n))); f != nil {
 			l.Pump(n, f)
 		}
 	}
@@ -156,7 +157,7 @@ func (c *ctr) abandonStart() error {
 	c.killCgroup()
 	c.mu.Lock()
 	for _, what := range []string{"0", "1", "2", "tty"} {
-		if f := c.e.keeper.take(c.fdName(what)); f != nil {
+		if f := c.e.keeper.Take(c.fdName(what)); f != nil {
 			f.Close()
 		}
 	}
@@ -181,14 +182,7 @@ func (c *ctr) abandonStart() error {
 // sweep removes what no record claims: descriptors at the keeper, cgroups with their processes, run folders, writable
 // layers. It runs before the first job.
 func (e *Engine) sweep() {
-	for name, f := range e.keeper.inherited {
-		if strings.HasPrefix(name, "listen.") {
-			continue
-		}
-		f.Close()
-		e.keeper.drop(name)
-		delete(e.keeper.inherited, name)
-	}
+	e.keeper.Sweep(func(name string) bool { return strings.HasPrefix(name, "listen.") })
 	claimed := func(id string) bool { return e.Containers.ByID(id) != nil }
 	if err := SweepCgroups(e.name, func(name string) bool {
 		c := e.Containers.ByID(name)

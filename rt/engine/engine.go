@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/init/boot"
+	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/images"
@@ -66,7 +67,7 @@ type Engine struct {
 	id       string // of this installation, 32 hex digits
 	log      *slog.Logger
 	store    *store.Store
-	keeper   *keeperLink
+	keeper   *notify.Link
 	events   eventLog
 	name     string // instance name: of the bridge, the nftables table and the cgroup
 	problems problemList
@@ -127,7 +128,7 @@ func (e *Engine) openParts() (err error) {
 	if err := e.makeFolders(); err != nil {
 		return err
 	}
-	if e.keeper, err = openKeeperLink(); err != nil {
+	if e.keeper, err = notify.Dial(); err != nil {
 		return err
 	}
 	if err := spawn.ReserveLow(); err != nil {
@@ -211,11 +212,11 @@ func (e *Engine) Options() Options { return e.o }
 func now() time.Time { return time.Now().UTC() }
 
 // Ready tells the keeper that the API answers.
-func (e *Engine) Ready() { e.keeper.say("READY=1") }
+func (e *Engine) Ready() { e.keeper.Say("READY=1") }
 
 // TakeListener returns the socket that an earlier engine listened on for this address, or nil.
 func (e *Engine) TakeListener(host string) net.Listener {
-	f := e.keeper.take(listenerName(host))
+	f := e.keeper.Take(listenerName(host))
 	if f == nil {
 		return nil
 	}
@@ -240,7 +241,7 @@ func (e *Engine) StoreListener(host string, l net.Listener) error {
 	if !ok {
 		return nil
 	}
-	return e.keeper.store(listenerName(host), c)
+	return e.keeper.Store(listenerName(host), c)
 }
 
 func listenerName(host string) string { return "listen." + hashString(host)[:12] }

@@ -94,6 +94,6 @@ func (e *Engine) RequestShutdown(how string) error {
 	if !e.o.Init {
 		return fault.New(fault.Conflict, "this engine does not run the machine: coble is not PID 1 here; use the host's own %s", how)
 	}
-	e.keeper.say("SHUTDOWN=" + how)
+	e.keeper.Say("SHUTDOWN=" + how)
 	return nil
 }

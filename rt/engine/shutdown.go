@@ -26,9 +26,9 @@ func (e *Engine) shutdown(j *job.Job, _ struct{}) (any, error) {
 		return nil, nil
 	}
 	defer close(e.done)
-	e.keeper.say("STOPPING=1")
+	e.keeper.Say("STOPPING=1")
 	levels := stopOrder(e.Containers.Views())
-	e.keeper.say(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (e.stopTime(levels) + killGrace).Microseconds()))
+	e.keeper.Say(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (e.stopTime(levels) + killGrace).Microseconds()))
 	for _, level := range levels {
 		var wg sync.WaitGroup
 		for _, id := range level {

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
@@ -204,7 +205,7 @@ func (c *ctr) startFailed(err error) {
 
 // watch waits for the container's end. inherited says that the process is the keeper's child, not this engine's.
 func (c *ctr) watch(proc *sandbox.Process, inherited bool) {
-	key := procKey{proc.Pid, proc.StartTime}
+	key := notify.Process{PID: proc.Pid, Start: proc.StartTime}
 	code, known := 0, true
 	if err := awaitPidfd(c.e.ctx, proc.PidFD); err != nil {
 		if c.e.ctx.Err() == nil {
@@ -229,7 +230,7 @@ func (c *ctr) watch(proc *sandbox.Process, inherited bool) {
 	}
 	c.ended(code, known)
 	if inherited {
-		c.e.keeper.forget(key)
+		c.e.keeper.Forget(key)
 	} else {
 		proc.Reap()
 	}
@@ -257,8 +258,8 @@ func awaitPidfd(ctx context.Context, f *os.File) error {
 }
 
 // inheritedExit asks the keeper how a process ended; ctx bounds how long a lost status is looked for.
-func (c *ctr) inheritedExit(ctx context.Context, key procKey) (int, bool) {
-	st, ok := c.e.keeper.exitOf(ctx, key)
+func (c *ctr) inheritedExit(ctx context.Context, key notify.Process) (int, bool) {
+	st, ok := c.e.keeper.ExitOf(ctx, key)
 	if !ok {
 		return 0, false
 	}

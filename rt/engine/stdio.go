@@ -44,7 +44,7 @@ func (c *ctr) openStdio(u *undo) (*stdio, error) {
 		}
 		std.child[n] = w
 		name := c.fdName(fmt.Sprint(n))
-		if err := c.e.keeper.store(name, r); err != nil {
+		if err := c.e.keeper.Store(name, r); err != nil {
 			return nil, err
 		}
 		l.Pump(n, r)
@@ -61,7 +61,7 @@ func (c *ctr) openStdio(u *undo) (*stdio, error) {
 	c.stdin = w
 	c.mu.Unlock()
 	u.add(c.closeStdin)
-	return std, c.e.keeper.store(c.fdName("0"), w)
+	return std, c.e.keeper.Store(c.fdName("0"), w)
 }
 
 const (
@@ -90,7 +90,7 @@ func (c *ctr) takeConsole(master *os.File) {
 	c.console = master
 	l := c.log
 	c.mu.Unlock()
-	if err := c.e.keeper.store(c.fdName("tty"), master); err != nil {
+	if err := c.e.keeper.Store(c.fdName("tty"), master); err != nil {
 		c.e.log.Error("store terminal", "container", c.Spec().Name, "err", err)
 	}
 	if dup, err := dupFile(master); err == nil {
@@ -164,7 +164,7 @@ func (c *ctr) closeStdin() {
 	c.stdin = nil
 	c.mu.Unlock()
 	if f != nil {
-		c.e.keeper.drop(c.fdName("0"))
+		c.e.keeper.Drop(c.fdName("0"))
 		f.Close()
 	}
 }
@@ -172,7 +172,7 @@ func (c *ctr) closeStdin() {
 // closeHandles lets go of a run's descriptors. Called with mu held.
 func (c *ctr) closeHandles() {
 	for _, what := range []string{"0", "1", "2", "tty"} {
-		c.e.keeper.drop(c.fdName(what))
+		c.e.keeper.Drop(c.fdName(what))
 	}
 	if c.stdin != nil {
 		c.stdin.Close()
