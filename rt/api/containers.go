@@ -17,6 +17,7 @@ import (
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/rt/request"
+	"github.com/coble-os/coble/rt/stdio"
 )
 
 func (s *Server) containerRoutes() {
@@ -134,13 +135,13 @@ func (s *Server) renameContainer(w http.ResponseWriter, r *http.Request) error {
 	return s.do(w, r, "rename", engine.RenameIn{Ref: r.PathValue("name"), Name: trimSlash(r.FormValue("name"))})
 }
 
-func resizeIn(r *http.Request) (engine.ResizeIn, error) {
+func resizeIn(r *http.Request) (stdio.ResizeIn, error) {
 	rows, err1 := strconv.Atoi(r.FormValue("h"))
 	cols, err2 := strconv.Atoi(r.FormValue("w"))
 	if err1 != nil || err2 != nil || rows < 0 || cols < 0 || rows > 65535 || cols > 65535 {
-		return engine.ResizeIn{}, invalid("invalid terminal size h=%q w=%q", r.FormValue("h"), r.FormValue("w"))
+		return stdio.ResizeIn{}, invalid("invalid terminal size h=%q w=%q", r.FormValue("h"), r.FormValue("w"))
 	}
-	return engine.ResizeIn{Ref: r.PathValue("name"), Rows: rows, Cols: cols}, nil
+	return stdio.ResizeIn{Ref: r.PathValue("name"), Rows: rows, Cols: cols}, nil
 }
 
 func (s *Server) resizeContainer(w http.ResponseWriter, r *http.Request) error {

@@ -14,8 +14,8 @@ import (
 
 	"github.com/moby/term"
 
-	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/job"
+	"github.com/coble-os/coble/rt/stdio"
 )
 
 const (
@@ -55,7 +55,7 @@ func (s *Server) attachContainer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in := engine.AttachIn{Ref: name, Stdin: flag(r, "stdin"), Stdout: flag(r, "stdout"), Stderr: flag(r, "stderr"), Logs: flag(r, "logs"), Stream: flag(r, "stream")}
+	in := stdio.AttachIn{Ref: name, Stdin: flag(r, "stdin"), Stdout: flag(r, "stdout"), Stderr: flag(r, "stderr"), Logs: flag(r, "logs"), Stream: flag(r, "stream")}
 	keys, err := detachKeys(r.FormValue("detachKeys"))
 	if err != nil {
 		return err
@@ -146,7 +146,7 @@ func halfCloser(buf *bufio.Reader, conn net.Conn) io.Reader {
 }
 
 func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) error {
-	in := engine.LogsIn{
+	in := stdio.LogsIn{
 		Ref: r.PathValue("name"), Stdout: flag(r, "stdout"), Stderr: flag(r, "stderr"), Follow: flag(r, "follow"), Timestamps: flag(r, "timestamps"), Tail: -1,
 	}
 	var err error

@@ -26,6 +26,7 @@ import (
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networkdriver"
+	"github.com/coble-os/coble/rt/stdio"
 )
 
 // Options are the daemon's flags.
@@ -90,7 +91,7 @@ func engineOptions(o Options, conf configs.Config, log *slog.Logger, trace *boot
 		Root: o.Root, Run: o.Run, Driver: o.Driver, Pool: conf.Storage.Pool, Log: log, Version: o.Version, Init: o.Init, Trace: trace,
 		Network:  networkdriver.Config{Subnet: conf.Network["default"].Subnet, MTU: conf.Network["default"].MTU, Proxy: conf.Network["default"].Proxy},
 		Registry: registry.Config{Insecure: conf.Registry.Insecure, Mirrors: conf.Registry.Mirrors, Agent: "coble/" + o.Version},
-		Logs:     engine.LogOptions{MaxSize: int64(conf.Logs.MaxSize), MaxFiles: conf.Logs.MaxFiles},
+		Logs:     stdio.Limits{MaxSize: int64(conf.Logs.MaxSize), MaxFiles: conf.Logs.MaxFiles},
 	}
 	options.Network.Follow(conf, o.Init)
 	return options

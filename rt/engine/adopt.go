@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,14 +87,9 @@ func (c *ctr) adopt(lost context.Context) error {
 	case !st.Running():
 		return nil
 	}
-	l, err := c.logOf()
-	if err != nil {
+	if err := c.std.Adopt(); err != nil {
 		return err
 	}
-	if err := l.Begin(st.Run, c.streams()...); err != nil {
-		return err
-	}
-	c.takeStreams()
 	proc, err := sandbox.Adopt(st.Pid, st.StartTime)
 	if err != nil {
 		code, known := c.inheritedExit(lost, notify.Process{PID: st.Pid, Start: st.StartTime})
@@ -124,46 +118,11 @@ func (c *ctr) adopt(lost context.Context) error {
 	return nil
 }
 
-// streams are the numbers of the container's output streams.
-func (c *ctr) streams() []byte {
-	if c.Spec().Config.Tty {
-		return []byte{1}
-	}
-	return []byte{1, 2}
-}
-
-// takeStreams takes the descriptors back from the keeper. A stream that it does not have has ended.
-func (c *ctr) takeStreams() {
-	k, l := c.e.keeper, c.log
-	if c.Spec().Config.Tty {
-		if tty := k.Take(c.fdName("tty")); tty != nil {
-			c.console = tty
-			if dup, err := dupFile(tty); err == nil {
-				l.Pump(1, dup)
-			}
-		}
-		return
-	}
-	c.stdin = k.Take(c.fdName("0"))
-	for _, n := range c.streams() {
-		if f := k.Take(c.fdName(fmt.Sprint(n))); f != nil {
-			l.Pump(n, f)
-		}
-	}
-}
-
 // abandonStart ends what is left of a start that an engine's death cut short.
 func (c *ctr) abandonStart() error {
 	c.killCgroup()
-	c.mu.Lock()
-	for _, what := range []string{"0", "1", "2", "tty"} {
-		if f := c.e.keeper.Take(c.fdName(what)); f != nil {
-			f.Close()
-		}
-	}
-	c.closeHandles()
+	c.std.Abandon()
 	wanted := c.Spec().WantRunning
-	c.mu.Unlock()
 	os.RemoveAll(filepath.Join(c.RunDir(), "spool"))
 	closeShm(c.RunDir())
 	c.removeCgroup()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/layers/driver"
@@ -13,7 +12,6 @@ import (
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
-	"github.com/coble-os/coble/rt/logs"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -50,7 +48,7 @@ func (e *Engine) create(j *job.Job, in request.Create) (CreateOut, error) {
 	if err := e.Net.Check(&spec); err != nil {
 		return CreateOut{}, err
 	}
-	if _, err := e.logOptions(spec); err != nil {
+	if _, err := e.o.Logs.Of(spec.Host.LogConfig); err != nil {
 		return CreateOut{}, err
 	}
 	c, err := e.insert(spec)
@@ -74,34 +72,4 @@ func (e *Engine) insert(spec store.Spec) (*containers.Container, error) {
 		return nil, fault.As(fault.Unsupported, err)
 	}
 	return c, err
-}
-
-// logOptions reads the container's log driver and its options.
-func (e *Engine) logOptions(spec store.Spec) (logs.Options, error) {
-	o := logs.Options{
-		SpoolDir: e.o.Run + "/c/" + spec.ID + "/spool", LogDir: e.o.Root + "/containers/" + spec.ID + "/log",
-		MaxSize: e.o.Logs.MaxSize, MaxFiles: e.o.Logs.MaxFiles,
-	}
-	switch spec.Host.LogConfig.Type {
-	case "", "json-file", "local":
-	case "none":
-		o.Discard = true
-	default:
-		return o, fault.New(fault.Invalid, "logger: no log driver named '%s' is registered: use json-file, local or none", spec.Host.LogConfig.Type)
-	}
-	for k, v := range spec.Host.LogConfig.Config {
-		var err error
-		switch k {
-		case "max-size":
-			o.MaxSize, err = units.RAMInBytes(v)
-		case "max-file":
-			_, err = fmt.Sscanf(v, "%d", &o.MaxFiles)
-		default:
-			return o, fault.New(fault.Invalid, "unknown log opt '%s' for %s log driver", k, spec.Host.LogConfig.Type)
-		}
-		if err != nil || o.MaxSize <= 0 || o.MaxFiles <= 0 {
-			return o, fault.New(fault.Invalid, "invalid value for log opt %s: %q", k, v)
-		}
-	}
-	return o, nil
 }

@@ -5,6 +5,8 @@ package engine
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +27,7 @@ import (
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networkdriver"
+	"github.com/coble-os/coble/rt/stdio"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox/cgroup"
 	"github.com/coble-os/coble/sandbox/spawn"
@@ -37,7 +40,7 @@ type Options struct {
 	Driver  string // graph driver; empty: the best available
 	Pool    string // block device for driver devmapper; empty: files in Root
 	Network networkdriver.Config
-	Logs    LogOptions
+	Logs    stdio.Limits // of a container that asks for no others
 	// Registry is what the machine's owner says about registries.
 	Registry registry.Config
 	Log      *slog.Logger
@@ -47,12 +50,6 @@ type Options struct {
 	// nothing waits for them.
 	Online func(ctx context.Context, link string) error
 	Trace  *boot.Trace // what happened before; nil: nothing
-}
-
-// LogOptions bound a container's log unless the container says otherwise.
-type LogOptions struct {
-	MaxSize  int64 // bytes of one file
-	MaxFiles int
 }
 
 // Engine is the table of handlers and the store of containers.
@@ -95,7 +92,7 @@ func Open(o Options) (*Engine, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Logs.MaxSize == 0 {
-		o.Logs = LogOptions{MaxSize: 20 << 20, MaxFiles: 5}
+		o.Logs = stdio.Limits{MaxSize: 20 << 20, MaxFiles: 5}
 	}
 	e := &Engine{
 		o: o, log: o.Log, name: InstanceName(o.Root),
@@ -245,3 +242,8 @@ func (e *Engine) StoreListener(host string, l net.Listener) error {
 }
 
 func listenerName(host string) string { return "listen." + hashString(host)[:12] }
+
+func hashString(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}

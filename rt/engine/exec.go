@@ -18,6 +18,7 @@ import (
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/rt/request"
+	"github.com/coble-os/coble/rt/stdio"
 	"github.com/coble-os/coble/sandbox"
 	"github.com/coble-os/coble/sandbox/rootfs"
 )
@@ -170,9 +171,9 @@ func (x *execution) start(ctx context.Context, in ExecStartIn) (ends [3]*os.File
 		Target: target, CgroupPath: x.c.cgroup(), Freeze: x.c.pidFamily(), Process: process, Seccomp: filter, Stdin: child[0], Stdout: child[1], Stderr: child[2],
 		State: specs.State{Version: specs.Version, ID: x.c.Spec().ID, Status: specs.StateRunning, Pid: target.Pid, Bundle: x.c.RunDir()},
 	})
-	closeAll(child)
+	stdio.CloseAll(child)
 	if err != nil {
-		closeAll(ends)
+		stdio.CloseAll(ends)
 		return ends, nil, x.c.startError(err)
 	}
 	x.mu.Lock()
@@ -213,14 +214,14 @@ func (x *execution) pipes() (ends, child [3]*os.File, err error) {
 		if !want {
 			continue
 		}
-		mine := readEnd
+		mine := stdio.ReadEnd
 		if n == 0 {
-			mine = writeEnd
+			mine = stdio.WriteEnd
 		}
-		r, w, perr := pipe(mine)
+		r, w, perr := stdio.Pipe(mine)
 		if perr != nil {
-			closeAll(ends)
-			closeAll(child)
+			stdio.CloseAll(ends)
+			stdio.CloseAll(child)
 			return ends, child, perr
 		}
 		if ends[n], child[n] = r, w; n == 0 {
@@ -228,14 +229,6 @@ func (x *execution) pipes() (ends, child [3]*os.File, err error) {
 		}
 	}
 	return ends, child, nil
-}
-
-func closeAll(files [3]*os.File) {
-	for _, f := range files {
-		if f != nil {
-			f.Close()
-		}
-	}
 }
 
 // connect starts copying; the group is done when the output has ended.
@@ -296,11 +289,11 @@ func (x *execution) wait(proc *sandbox.Process, ends [3]*os.File, copied *sync.W
 		code = 255
 	}
 	tty := x.tty()
-	late := afterGrace(append(ends[1:], tty))
+	late := stdio.AfterGrace(append(ends[1:], tty))
 	copied.Wait()
 	late.Stop()
 	x.ended(code)
-	closeAll(ends)
+	stdio.CloseAll(ends)
 	proc.Close() // and the terminal with it
 	x.c.emit(events.ActionExecDie, map[string]string{"execID": x.id, "exitCode": fmt.Sprint(code)})
 }
@@ -321,7 +314,7 @@ func (e *Engine) execInspect(_ *job.Job, id string) (ExecView, error) {
 	return ExecView{ExecIn: x.in, ID: x.id, Container: x.c.Spec().ID, Running: x.running, Pid: x.pid, ExitCode: x.code}, nil
 }
 
-func (e *Engine) execResize(_ *job.Job, in ResizeIn) (any, error) {
+func (e *Engine) execResize(_ *job.Job, in stdio.ResizeIn) (any, error) {
 	x, err := e.findExec(in.Ref)
 	if err != nil {
 		return nil, err
@@ -330,7 +323,7 @@ func (e *Engine) execResize(_ *job.Job, in ResizeIn) (any, error) {
 	if tty == nil {
 		return nil, fault.New(fault.Conflict, "exec %s is not running, or has no terminal", in.Ref)
 	}
-	return nil, resize(tty, in.Rows, in.Cols)
+	return nil, stdio.Resize(tty, in.Rows, in.Cols)
 }
 
 // execIDs are the container's execs that run.

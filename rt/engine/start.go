@@ -17,6 +17,7 @@ import (
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
+	"github.com/coble-os/coble/rt/stdio"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox"
 	"github.com/coble-os/coble/sandbox/reaper"
@@ -129,11 +130,12 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	if err := c.openShm(u); err != nil {
 		return nil, err
 	}
-	std, err := c.openStdio(u)
+	files, err := c.std.Open()
 	if err != nil {
 		return nil, err
 	}
-	defer std.closeChildEnds()
+	defer stdio.CloseAll(files)
+	u.add(c.std.CloseStdin)
 	ready, release, err := driver.Attach(mounts)
 	if err != nil {
 		return nil, err
@@ -142,7 +144,7 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	rootMounts, trees := sandboxMounts(ready)
 	conf := sandbox.Config{
 		ID: c.Spec().ID, Spec: spec, Bundle: c.RunDir(), RootMounts: rootMounts, Trees: trees, CgroupPath: c.cgroup(),
-		Stdin: std.child[0], Stdout: std.child[1], Stderr: std.child[2],
+		Stdin: files[0], Stdout: files[1], Stderr: files[2],
 		Init:    ocispec.InitPath(c.Spec()),
 		Freeze:  c.freezeForStart(),
 		Created: func(pid int) error { return c.e.Net.Plug(c.Container, ends, pid, u.add) },
@@ -152,7 +154,7 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 		return nil, err
 	}
 	if proc.Console != nil {
-		c.takeConsole(proc.Console)
+		c.std.TakeConsole(proc.Console)
 	}
 	return proc, nil
 }
@@ -190,11 +192,9 @@ func (c *ctr) startFailed(err error) {
 	if errors.As(err, &fault) {
 		code = exitCodeOf(fault.Err.Error())
 	}
-	c.endLog()
+	c.std.Drain()
 	c.removeCgroup()
-	c.mu.Lock()
-	c.closeHandles()
-	c.mu.Unlock()
+	c.std.Close()
 	c.SetState(func(st *store.State) {
 		st.Starting, st.Pid, st.ExitCode, st.Error = false, 0, code, err.Error()
 		if st.Status != container.StateCreated {
@@ -207,7 +207,7 @@ func (c *ctr) startFailed(err error) {
 func (c *ctr) watch(proc *sandbox.Process, inherited bool) {
 	key := notify.Process{PID: proc.Pid, Start: proc.StartTime}
 	code, known := 0, true
-	if err := awaitPidfd(c.e.ctx, proc.PidFD); err != nil {
+	if err := proc.WaitEnd(c.e.ctx); err != nil {
 		if c.e.ctx.Err() == nil {
 			c.e.log.Error("watch container", "container", c.Spec().Name, "err", err)
 		}
@@ -237,26 +237,6 @@ func (c *ctr) watch(proc *sandbox.Process, inherited bool) {
 	proc.Close()
 }
 
-// awaitPidfd waits until the process has ended; it gives up when ctx ends.
-func awaitPidfd(ctx context.Context, f *os.File) error {
-	f, err := dupFile(f) // one that the runtime's poller takes: waiting costs no thread
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(past) })
-	defer stop()
-	return raw.Read(func(fd uintptr) bool {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 0)
-		return err == nil && n > 0
-	})
-}
-
 // inheritedExit asks the keeper how a process ended; ctx bounds how long a lost status is looked for.
 func (c *ctr) inheritedExit(ctx context.Context, key notify.Process) (int, bool) {
 	st, ok := c.e.keeper.ExitOf(ctx, key)
@@ -272,12 +252,12 @@ func (c *ctr) inheritedExit(ctx context.Context, key notify.Process) (int, bool)
 // ended commits a container's end: output first, so that whoever sees the end sees all of it.
 func (c *ctr) ended(code int, known bool) {
 	oom := c.oomKilled()
-	c.endLog()
+	c.std.Drain()
 	c.e.Net.Unplug(c.Container)
 	c.removeCgroup()
 	closeShm(c.RunDir())
+	c.std.Close()
 	c.mu.Lock()
-	c.closeHandles()
 	exited := c.exited
 	c.proc, c.exited = nil, nil
 	c.mu.Unlock()

@@ -15,8 +15,6 @@ import (
 	"github.com/coble-os/coble/rt/store"
 )
 
-var past = time.Unix(1, 0)
-
 const (
 	defaultGrace = 10 * time.Second
 	killGrace    = 10 * time.Second

@@ -1,4 +1,4 @@
-package engine
+package stdio
 
 import (
 	"context"
@@ -7,8 +7,6 @@ import (
 	"os"
 	"sync"
 	"time"
-
-	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
@@ -26,37 +24,32 @@ type AttachIn struct {
 	Began func(tty bool)
 }
 
-// attach connects the job's streams until the container's output ends or the client goes.
-func (e *Engine) attach(j *job.Job, in AttachIn) (any, error) {
-	c, err := e.find(in.Ref)
+// Attach connects the job's streams until the container's output ends or the client goes.
+func (s *Streams) Attach(j *job.Job, in AttachIn) error {
+	l, err := s.open()
 	if err != nil {
-		return nil, err
-	}
-	l, err := c.logOf()
-	if err != nil {
-		return nil, err
+		return err
 	}
 	at := l.Attach(in.Stdout, in.Stderr)
 	defer at.Close()
-	c.emit(events.ActionAttach, nil)
-	in.Began(c.Spec().Config.Tty)
+	in.Began(s.c.Spec().Config.Tty)
 	if in.Logs {
 		l.Read(j.Context(), logs.ReadOptions{Streams: map[byte]bool{1: in.Stdout, 2: in.Stderr}, Tail: -1}, func(r logs.Record) error { return writeRecord(j, r) })
 	}
 	if !in.Stream {
-		return nil, nil
+		return nil
 	}
-	return nil, c.stream(j, in, at)
+	return s.stream(j, in, at)
 }
 
 // stream copies until the output ends.
-func (c *ctr) stream(j *job.Job, in AttachIn, at *logs.Attachment) error {
+func (s *Streams) stream(j *job.Job, in AttachIn, at *logs.Attachment) error {
 	ctx, cancel := context.WithCancel(j.Context())
 	defer cancel()
 	if in.Stdin && j.Stdin != nil {
-		go c.feed(ctx, j.Stdin)
+		go s.feed(ctx, j.Stdin)
 	}
-	from := c.Exits()
+	from := s.c.Exits()
 	taps := at.Taps(ctx)
 	var wg sync.WaitGroup
 	for n, t := range taps {
@@ -71,7 +64,7 @@ func (c *ctr) stream(j *job.Job, in AttachIn, at *logs.Attachment) error {
 	}
 	wg.Wait()
 	if len(taps) == 0 {
-		c.Await(ctx, func(_ store.State, exits int, removed bool) bool { return removed || exits > from })
+		s.c.Await(ctx, func(_ store.State, exits int, removed bool) bool { return removed || exits > from })
 	}
 	return nil
 }
@@ -96,12 +89,12 @@ func copyTap(ctx context.Context, w io.Writer, t *logs.Tap) error {
 
 // feed copies the client's input to the container, waiting for one that has not started, and ends the container's
 // input where the client's has ended and nobody else is meant to write.
-func (c *ctr) feed(ctx context.Context, from io.Reader) {
+func (s *Streams) feed(ctx context.Context, from io.Reader) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			w := c.inputWriter(ctx)
+			w := s.inputWriter(ctx)
 			if w == nil {
 				return
 			}
@@ -113,22 +106,22 @@ func (c *ctr) feed(ctx context.Context, from io.Reader) {
 			break
 		}
 	}
-	if c.Spec().Config.StdinOnce && !c.Spec().Config.Tty && c.inputWriter(ctx) != nil {
-		c.closeStdin()
+	if s.c.Spec().Config.StdinOnce && !s.c.Spec().Config.Tty && s.inputWriter(ctx) != nil {
+		s.CloseStdin()
 	}
 }
 
 // inputWriter is where input goes; it waits for the start of a container that is created. Nil: nowhere.
-func (c *ctr) inputWriter(ctx context.Context) io.Writer {
+func (s *Streams) inputWriter(ctx context.Context) io.Writer {
 	for {
-		st, change := c.Next() // before the input, which is there before the state says that the container runs
-		c.mu.Lock()
-		w := c.input()
-		c.mu.Unlock()
+		st, change := s.c.Next() // before the input, which is there before the state says that the container runs
+		s.mu.Lock()
+		w := s.input()
+		s.mu.Unlock()
 		if w != nil {
 			return w
 		}
-		if st.Running() || !c.Spec().Config.OpenStdin && !c.Spec().Config.Tty {
+		if st.Running() || !s.c.Spec().Config.OpenStdin && !s.c.Spec().Config.Tty {
 			return nil
 		}
 		select {
@@ -140,10 +133,10 @@ func (c *ctr) inputWriter(ctx context.Context) io.Writer {
 }
 
 // input is called with mu held.
-func (c *ctr) input() io.Writer {
+func (s *Streams) input() io.Writer {
 	var f *os.File
-	if f = c.stdin; c.Spec().Config.Tty {
-		f = c.console
+	if f = s.stdin; s.c.Spec().Config.Tty {
+		f = s.console
 	}
 	if f == nil {
 		return nil
@@ -162,25 +155,22 @@ type LogsIn struct {
 	Began          func(tty bool)
 }
 
-func (e *Engine) logs(j *job.Job, in LogsIn) (any, error) {
-	c, err := e.find(in.Ref)
-	if err != nil {
-		return nil, err
-	}
+// Logs writes what the container has printed.
+func (s *Streams) Logs(j *job.Job, in LogsIn) error {
 	if !in.Stdout && !in.Stderr {
-		return nil, fault.New(fault.Invalid, "Bad parameters: you must choose at least one stream")
+		return fault.New(fault.Invalid, "Bad parameters: you must choose at least one stream")
 	}
-	l, err := c.logOf()
+	l, err := s.open()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !l.Readable() {
-		return nil, fault.As(fault.Unsupported, logs.ErrDiscarded)
+		return fault.As(fault.Unsupported, logs.ErrDiscarded)
 	}
-	in.Began(c.Spec().Config.Tty)
-	o := logs.ReadOptions{Streams: map[byte]bool{1: in.Stdout, 2: in.Stderr}, Since: in.Since, Until: in.Until, Tail: in.Tail, Follow: in.Follow && c.Running()}
+	in.Began(s.c.Spec().Config.Tty)
+	o := logs.ReadOptions{Streams: map[byte]bool{1: in.Stdout, 2: in.Stderr}, Since: in.Since, Until: in.Until, Tail: in.Tail, Follow: in.Follow && s.c.Running()}
 	joined := map[byte]bool{}
-	return nil, l.Read(j.Context(), o, func(r logs.Record) error {
+	return l.Read(j.Context(), o, func(r logs.Record) error {
 		if in.Timestamps && !joined[r.Stream] {
 			stamped := append([]byte(r.Time.UTC().Format("2006-01-02T15:04:05.000000000Z")+" "), r.Data...)
 			r.Data = stamped
