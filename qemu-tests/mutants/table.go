@@ -81,7 +81,7 @@ func durable() []mutant {
 		{"store: a transaction is synced", "rt/store/store.go", "NoSync: volatile,", "NoSync: true,", "./rt/store", "TestDurable"},
 		{"engine: an exit that nobody saw is asked of the keeper", "rt/engine/adopt.go", "code, known := c.inheritedExit(lost, notify.Process{PID: st.Pid, Start: st.StartTime})", "code, known := 0, false", "./rt/daemon", "TestExitWhileNoEngineIsUp"},
 		{"keeper: what an engine said before its end is heard before it is reaped", "init/keeper/keeper.go", "reap.One(k.lastWords)", "reap.One(nil)", "./init/keeper", "TestLastWordsOfAnEngineAreHeard"},
-		{"engine: cgroups that no record claims are removed", "rt/engine/cgroups.go", "if g, err := cgroup.Open(\"/\" + instance + \"/\" + d.Name()); err == nil {", "if g, err := cgroup.Open(\"/\" + instance + \"/\" + d.Name()); err == nil && false {", "./rt/daemon", "TestSweepsWhatNobodyClaims"},
+		{"engine: cgroups that no record claims are removed", "rt/execdriver/cgroups.go", "if g, err := cgroup.Open(\"/\" + instance + \"/\" + d.Name()); err == nil {", "if g, err := cgroup.Open(\"/\" + instance + \"/\" + d.Name()); err == nil && false {", "./rt/daemon", "TestSweepsWhatNobodyClaims"},
 		{"logs: a record knows where it ends in the spool", "rt/logs/logs.go", "r.offset = at + int64(used)", "r.offset = at", "./rt/logs", "TestRecoveryFromAnyCopy"},
 		{"logs: a torn record is cut off", "rt/logs/file.go", "if err := os.Truncate(l.path(l.seqs[i]), good); err != nil {", "if good < 0 {", "./rt/logs", "TestTornTailIsCutOff"},
 	}

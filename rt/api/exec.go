@@ -7,7 +7,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
-	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/job"
 )
 
@@ -27,7 +27,7 @@ func (s *Server) createExec(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in := engine.ExecIn{
+	in := execdriver.ExecIn{
 		Ref: r.PathValue("name"), Cmd: req.Cmd, Env: req.Env, User: req.User, WorkingDir: req.WorkingDir, Tty: req.Tty,
 		Stdin: req.AttachStdin, Stdout: req.AttachStdout, Stderr: req.AttachStderr, Privileged: req.Privileged, DetachKeys: keys,
 	}
@@ -44,11 +44,11 @@ func (s *Server) startExec(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	in := engine.ExecStartIn{ID: r.PathValue("name"), Detach: req.Detach}
+	in := execdriver.ExecStartIn{ID: r.PathValue("name"), Detach: req.Detach}
 	if req.ConsoleSize != nil {
 		in.ConsoleSize = *req.ConsoleSize
 	}
-	x, err := job.Run[engine.ExecView](r.Context(), s.e.Jobs, "exec-inspect", in.ID, job.Streams{})
+	x, err := job.Run[execdriver.ExecView](r.Context(), s.e.Jobs, "exec-inspect", in.ID, job.Streams{})
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (s *Server) resizeExec(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) inspectExec(w http.ResponseWriter, r *http.Request) error {
-	x, err := job.Run[engine.ExecView](r.Context(), s.e.Jobs, "exec-inspect", r.PathValue("name"), job.Streams{})
+	x, err := job.Run[execdriver.ExecView](r.Context(), s.e.Jobs, "exec-inspect", r.PathValue("name"), job.Streams{})
 	if err != nil {
 		return err
 	}

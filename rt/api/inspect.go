@@ -63,7 +63,7 @@ func (s *Server) inspect(v containers.View) container.InspectResponse {
 		ID: v.ID, Created: v.Created.Format(time.RFC3339Nano), Path: v.Path, Args: orEmpty(v.Args), State: wireState(v), Image: v.ImageID,
 		ResolvConfPath: filepath.Join(run, "resolv.conf"), HostnamePath: filepath.Join(run, "hostname"), HostsPath: filepath.Join(run, "hosts"),
 		LogPath: filepath.Join(s.e.Options().Root, "containers", v.ID, "log"), Name: "/" + v.Name, RestartCount: v.State.RestartCount,
-		Driver: driver, ExecIDs: s.e.ExecIDs(v.ID), Platform: "linux", HostConfig: &v.Host, Config: &v.Config, Mounts: mountPoints(v),
+		Driver: driver, ExecIDs: s.e.Exec.ExecIDs(v.ID), Platform: "linux", HostConfig: &v.Host, Config: &v.Config, Mounts: mountPoints(v),
 		GraphDriver:     &storage.DriverData{Name: driver, Data: map[string]string{}},
 		NetworkSettings: &container.NetworkSettings{SandboxID: v.ID, SandboxKey: sandboxKey(v), Ports: portMap(v), Networks: s.networks(v)},
 	}

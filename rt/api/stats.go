@@ -8,13 +8,14 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networkdriver"
 )
 
 func (s *Server) topContainer(w http.ResponseWriter, r *http.Request) error {
-	in := engine.TopIn{Ref: r.PathValue("name"), Args: r.FormValue("ps_args")}
-	out, err := job.Run[engine.TopOut](r.Context(), s.e.Jobs, "top", in, job.Streams{}, in.Ref)
+	in := execdriver.TopIn{Ref: r.PathValue("name"), Args: r.FormValue("ps_args")}
+	out, err := job.Run[execdriver.TopOut](r.Context(), s.e.Jobs, "top", in, job.Streams{}, in.Ref)
 	if err != nil {
 		return err
 	}
@@ -42,8 +43,8 @@ const statsEvery = time.Second
 // containerStats answers with samples: a stream of them, two for one answer with a difference in it, or just one.
 func (s *Server) containerStats(w http.ResponseWriter, r *http.Request) error {
 	stream := r.FormValue("stream") == "" || flag(r, "stream")
-	take := func() (engine.Sample, error) {
-		return job.Run[engine.Sample](r.Context(), s.e.Jobs, "stats", r.PathValue("name"), job.Streams{}, r.PathValue("name"))
+	take := func() (execdriver.Sample, error) {
+		return job.Run[execdriver.Sample](r.Context(), s.e.Jobs, "stats", r.PathValue("name"), job.Streams{}, r.PathValue("name"))
 	}
 	before, err := take()
 	if err != nil {
@@ -51,7 +52,7 @@ func (s *Server) containerStats(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	if !stream && flag(r, "one-shot") {
-		return replyBody(w, wireStats(before, engine.Sample{}))
+		return replyBody(w, wireStats(before, execdriver.Sample{}))
 	}
 	w.WriteHeader(http.StatusOK)
 	flush(w)
@@ -60,7 +61,7 @@ func (s *Server) containerStats(w http.ResponseWriter, r *http.Request) error {
 	enc := json.NewEncoder(w)
 	last := before
 	if stream { // one at once, without a difference
-		if err := enc.Encode(wireStats(before, engine.Sample{})); err != nil {
+		if err := enc.Encode(wireStats(before, execdriver.Sample{})); err != nil {
 			return nil
 		}
 		flush(w)
@@ -84,7 +85,7 @@ func (s *Server) containerStats(w http.ResponseWriter, r *http.Request) error {
 }
 
 // wireStats is pure: a sample, and the one before it, in Docker's words.
-func wireStats(s, before engine.Sample) container.StatsResponse {
+func wireStats(s, before execdriver.Sample) container.StatsResponse {
 	out := container.StatsResponse{
 		ID: s.ID, Name: "/" + s.Name, OSType: "linux", Read: s.Read, PreRead: before.Read, CPUStats: wireCPU(s), PreCPUStats: wireCPU(before),
 		PidsStats: container.PidsStats{Current: s.Stats.Pids, Limit: s.Stats.PidsLimit},
@@ -115,7 +116,7 @@ func wireStats(s, before engine.Sample) container.StatsResponse {
 	return out
 }
 
-func wireCPU(s engine.Sample) container.CPUStats {
+func wireCPU(s execdriver.Sample) container.CPUStats {
 	if s.SystemCPU == 0 {
 		return container.CPUStats{}
 	}

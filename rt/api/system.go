@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/job"
 )
 
@@ -52,7 +53,7 @@ func (s *Server) ping(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) version(w http.ResponseWriter, r *http.Request) error {
-	kernel, _ := engine.Uname()
+	kernel, _ := execdriver.Uname()
 	v := system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "coble"}, Version: s.e.Options().Version, APIVersion: Version, MinAPIVersion: MinVersion,
 		Os: "linux", Arch: runtime.GOARCH, GoVersion: runtime.Version(), KernelVersion: kernel,
@@ -189,7 +190,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
-	p, err := job.Run[engine.PlanOut](r.Context(), s.e.Jobs, "plan", r.PathValue("name"), job.Streams{}, r.PathValue("name"))
+	p, err := job.Run[execdriver.PlanOut](r.Context(), s.e.Jobs, "plan", r.PathValue("name"), job.Streams{}, r.PathValue("name"))
 	if err != nil {
 		return err
 	}

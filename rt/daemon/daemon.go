@@ -23,6 +23,7 @@ import (
 	"github.com/coble-os/coble/netcfg/links"
 	"github.com/coble-os/coble/rt/api"
 	"github.com/coble-os/coble/rt/engine"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networkdriver"
@@ -178,13 +179,13 @@ func Clean(o Options) error {
 	}
 	name := engine.InstanceName(o.Root)
 	bridge := networkdriver.BridgeName(name)
-	if err := engine.SweepCgroups(name, func(string) bool { return false }); err != nil {
+	if err := execdriver.SweepCgroups(name, func(string) bool { return false }); err != nil {
 		return err
 	}
 	if err := netcfg.CleanUp(name, bridge); err != nil {
 		return err
 	}
-	engine.UnmountShared(o.Run)
+	execdriver.UnmountShared(o.Run)
 	if err := repo.CleanUp(o.Root); err != nil {
 		return err
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/coble-os/coble/init/notify"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/store"
-	"github.com/coble-os/coble/sandbox"
 )
 
 // adoptAll brings the engine's view and the kernel's together, whatever happened before, be it crash, upgrade or power
@@ -90,7 +90,7 @@ func (c *ctr) adopt(lost context.Context) error {
 	if err := c.std.Adopt(); err != nil {
 		return err
 	}
-	proc, err := sandbox.Adopt(st.Pid, st.StartTime)
+	proc, err := c.e.Exec.Adopt(c.Container)
 	if err != nil {
 		code, known := c.inheritedExit(lost, notify.Process{PID: st.Pid, Start: st.StartTime})
 		if !known {
@@ -101,16 +101,8 @@ func (c *ctr) adopt(lost context.Context) error {
 		return nil
 	}
 	c.mu.Lock()
-	c.proc, c.exited = proc, make(chan struct{})
+	c.exited = make(chan struct{})
 	c.mu.Unlock()
-	if st.Status == container.StateRunning {
-		// An engine that died in the middle of an exec left the container frozen.
-		if g, ok := c.group(); ok {
-			if err := g.Thaw(); err != nil {
-				c.e.log.Error("thaw container", "container", c.Spec().Name, "err", err)
-			}
-		}
-	}
 	if err := c.e.Net.Adopt(c.Container); err != nil {
 		c.e.log.Error("serve names", "container", c.Spec().Name, "err", err)
 	}
@@ -120,12 +112,11 @@ func (c *ctr) adopt(lost context.Context) error {
 
 // abandonStart ends what is left of a start that an engine's death cut short.
 func (c *ctr) abandonStart() error {
-	c.killCgroup()
+	c.e.Exec.Kill(c.Container)
 	c.std.Abandon()
 	wanted := c.Spec().WantRunning
 	os.RemoveAll(filepath.Join(c.RunDir(), "spool"))
-	closeShm(c.RunDir())
-	c.removeCgroup()
+	c.e.Exec.Clean(c.Container)
 	c.SetState(func(st *store.State) {
 		st.Starting, st.Pid = false, 0
 		if st.Status != container.StateCreated {
@@ -143,7 +134,7 @@ func (c *ctr) abandonStart() error {
 func (e *Engine) sweep() {
 	e.keeper.Sweep(func(name string) bool { return strings.HasPrefix(name, "listen.") })
 	claimed := func(id string) bool { return e.Containers.ByID(id) != nil }
-	if err := SweepCgroups(e.name, func(name string) bool {
+	if err := execdriver.SweepCgroups(e.name, func(name string) bool {
 		c := e.Containers.ByID(name)
 		return c != nil && c.Running()
 	}); err != nil {
@@ -160,7 +151,7 @@ func sweepDir(dir string, claimed func(string) bool) {
 	entries, _ := os.ReadDir(dir)
 	for _, d := range entries {
 		if !claimed(d.Name()) {
-			removeRunDir(filepath.Join(dir, d.Name()))
+			execdriver.RemoveRunDir(filepath.Join(dir, d.Name()))
 		}
 	}
 }

@@ -41,11 +41,11 @@ func (e *Engine) commit(j *job.Job, in CommitIn) (image.ID, error) {
 	c.Op.Lock()
 	defer c.Op.Unlock()
 	if c.View().State.Status == "running" && in.Pause {
-		if err := c.freeze(j.Context()); err != nil {
+		if err := e.Exec.Freeze(j.Context(), c.Container); err != nil {
 			return "", err
 		}
 		defer func() {
-			if err := c.thaw(); err != nil {
+			if err := e.Exec.Thaw(c.Container); err != nil {
 				e.log.Error("let container go on after commit", "container", spec.Name, "err", err)
 			}
 		}()
@@ -66,7 +66,7 @@ func (e *Engine) export(j *job.Job, ref string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.withRoot(false, func(root *os.File) error {
+	err = e.Exec.WithRoot(c.Container, false, func(root *os.File) error {
 		return archive.Pack(j.Context(), root, ".", j.Stdout, archive.PackOptions{Marks: archive.NoMarks})
 	})
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/stdio"
-	"github.com/coble-os/coble/sandbox"
 )
 
 // ctr is one container at work: its record and state, and the handles of this engine process.
@@ -18,10 +17,9 @@ type ctr struct {
 	e   *Engine
 	std *stdio.Streams
 
-	mu     sync.Mutex       // not held while the container's Op is taken
-	proc   *sandbox.Process // of the running container; guarded by mu
-	wake   *time.Timer      // the restart that the policy has planned; guarded by mu
-	exited chan struct{}    // closed when the present run has ended; nil when not running; guarded by mu
+	mu     sync.Mutex    // not held while the container's Op is taken
+	wake   *time.Timer   // the restart that the policy has planned; guarded by mu
+	exited chan struct{} // closed when the present run has ended; nil when not running; guarded by mu
 }
 
 // find returns a container by id, name or unique prefix of the id.
@@ -46,8 +44,6 @@ func (e *Engine) handles(c *containers.Container) *ctr {
 	}
 	return h
 }
-
-func (c *ctr) cgroup() string { return "/" + c.e.name + "/" + c.Spec().ID }
 
 func (c *ctr) emit(action events.Action, extra map[string]string) {
 	c.e.events.emit(events.ContainerEventType, action, c.Spec().ID, c.Attributes(extra))

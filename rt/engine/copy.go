@@ -2,7 +2,6 @@ package engine
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path"
@@ -18,50 +17,6 @@ import (
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/ocispec"
 )
-
-// withRoot calls fn with the container's root as a folder: all that it sees if it runs and mounted is set, else the file
-// system alone. Names in it are the container's: they must be resolved beneath it. One that does not run can't be started
-// or removed meanwhile.
-func (c *ctr) withRoot(mounted bool, fn func(root *os.File) error) error {
-	c.Op.Lock()
-	root, live, err := c.openRoot(mounted)
-	if live || err != nil {
-		c.Op.Unlock()
-	} else {
-		defer c.Op.Unlock()
-	}
-	if err != nil {
-		return fmt.Errorf("open root of container %s: %w", c.Spec().Name, err)
-	}
-	defer root.Close()
-	return fn(root)
-}
-
-func (c *ctr) openRoot(mounted bool) (root *os.File, live bool, err error) {
-	if st := c.View().State; st.Running() {
-		if mounted {
-			root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root", st.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
-		} else {
-			root, err = openOwnMount(st.Pid)
-		}
-		// Still running: so the pid was the container's all the time.
-		if now := c.View().State; now.Running() && now.Pid == st.Pid {
-			return root, true, err
-		}
-		if err == nil {
-			root.Close()
-		}
-	}
-	mounts, err := c.e.Images.Mounts(c.Spec().ID, c.viewDir())
-	if err != nil {
-		return nil, false, err
-	}
-	if err := os.MkdirAll(c.viewDir(), 0o700); err != nil {
-		return nil, false, err
-	}
-	root, err = openMounts(mounts, c.viewDir())
-	return root, false, err
-}
 
 // CopyIn names a path in a container.
 type CopyIn struct {
@@ -99,7 +54,7 @@ func (e *Engine) copying(in CopyIn, fn func(*ctr, *os.File) error) error {
 	if err != nil {
 		return err
 	}
-	return c.withRoot(true, func(root *os.File) error {
+	return c.e.Exec.WithRoot(c.Container, true, func(root *os.File) error {
 		if err := c.mountedThere(in.Path); err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/rt/containers"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networkdriver"
@@ -58,6 +59,7 @@ type Engine struct {
 	Containers *containers.Table
 	Images     *images.Store
 	Net        *networkdriver.Driver
+	Exec       *execdriver.Driver
 	Boot       *boot.Trace
 
 	o        Options
@@ -72,7 +74,6 @@ type Engine struct {
 
 	mu      sync.Mutex
 	ctrs    map[*containers.Container]*ctr // guarded by mu
-	execs   map[string]*execution          // by id; guarded by mu
 	closing bool                           // no new starts; guarded by mu
 	fresh   bool                           // nobody has launched since the machine or the daemon was down; guarded by mu
 
@@ -96,7 +97,7 @@ func Open(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		o: o, log: o.Log, name: InstanceName(o.Root),
-		ctrs: map[*containers.Container]*ctr{}, execs: map[string]*execution{},
+		ctrs: map[*containers.Container]*ctr{},
 		done: make(chan struct{}), Jobs: job.NewTable(), Boot: o.Trace,
 	}
 	if e.Boot == nil {
@@ -149,6 +150,9 @@ func (e *Engine) openParts() (err error) {
 	e.Net, err = networkdriver.Open(e.ctx, networkdriver.Options{
 		Config: e.o.Network, Instance: e.name, ID: e.id, Own: e.o.Init, Store: e.store, Log: e.log,
 		Jobs: e.Jobs, Containers: e.Containers, Emit: e.events.emit, Problem: e.Problem, Once: e.problemOnce,
+	})
+	e.Exec = execdriver.New(execdriver.Options{
+		Instance: e.name, Root: e.o.Root, Log: e.log, Jobs: e.Jobs, Containers: e.Containers, Emit: e.events.emit, Mounts: e.Images.Mounts,
 	})
 	return err
 }

@@ -13,15 +13,6 @@ import (
 	"github.com/coble-os/coble/rt/fault"
 )
 
-// ExecIDs are the execs that run in a container.
-func (e *Engine) ExecIDs(ref string) []string {
-	c, err := e.find(ref)
-	if err != nil {
-		return nil
-	}
-	return e.execIDs(c)
-}
-
 // Status is what `coble status` tells.
 type Status struct {
 	Hostname   string
@@ -82,7 +73,7 @@ func (e *Engine) Status() Status {
 		}
 		st.Containers = append(st.Containers, ContainerStatus{
 			Name: v.Name, Image: v.Image, Section: v.Origin, State: v.State.Status, ExitCode: v.State.ExitCode,
-			Restarts: v.State.RestartCount, Error: v.State.Error, Since: since, Written: e.handles(c).written(),
+			Restarts: v.State.RestartCount, Error: v.State.Error, Since: since, Written: e.Exec.Written(c),
 		})
 	}
 	sort.Slice(st.Containers, func(i, j int) bool { return st.Containers[i].Name < st.Containers[j].Name })

@@ -89,12 +89,3 @@ func TestStopOrder(t *testing.T) {
 	got := stopOrder(views)
 	require.Equal(t, [][]string{{"d", "e"}, {"c"}, {"b"}, {"a"}}, got, "by hand together, then the file's, the last started first")
 }
-
-func TestExitCodes(t *testing.T) {
-	for text, want := range map[string]int{
-		`exec: "x": executable file not found in $PATH`: 127, `exec: "/x": no such file or directory`: 127,
-		`exec: "/x": permission denied`: 126, `exec: "/x": exec format error`: 126, `something else`: 128,
-	} {
-		require.Equal(t, want, exitCodeOf(text), text)
-	}
-}

@@ -14,6 +14,7 @@ import (
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/containers"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networkdriver"
 	"github.com/coble-os/coble/rt/request"
@@ -24,7 +25,7 @@ import (
 func specOf(t *testing.T, in request.Create) store.Spec {
 	t.Helper()
 	in.Config.Image = "box"
-	require.NoError(t, request.Check(in, machine()))
+	require.NoError(t, request.Check(in, execdriver.Machine()))
 	var img image.Image
 	img.Config.Env, img.Config.Cmd = []string{"PATH=/bin", "LANG=C"}, []string{"sh"}
 	spec, err := request.Record(in, img, containers.NewID(), now())

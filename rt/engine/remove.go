@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/coble-os/coble/rt/containers"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
@@ -36,7 +37,7 @@ func (e *Engine) remove(j *job.Job, in RemoveIn) (any, error) {
 			return nil, fault.New(fault.Conflict, "cannot remove container %q: container is running: stop the container before removing or force remove", in.Ref)
 		}
 		c.setStopAsked()
-		c.thaw()
+		c.e.Exec.Thaw(c.Container)
 		if err := c.killHard(exited); err != nil {
 			return nil, err
 		}
@@ -52,8 +53,8 @@ func (c *ctr) remove() error {
 		gone = true
 		e.Images.Used(spec.ImageID) // up to now
 		e.Net.Release(c.Container)
-		e.forgetExecs(c)
-		return errors.Join(e.Images.RemoveLayer(spec.ID), removeRunDir(c.RunDir()), os.RemoveAll(c.RootDir()))
+		e.Exec.Forget(c.Container)
+		return errors.Join(e.Images.RemoveLayer(spec.ID), execdriver.RemoveRunDir(c.RunDir()), os.RemoveAll(c.RootDir()))
 	})
 	if !gone {
 		return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coble-os/coble/rt/containers"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/store"
 )
@@ -28,7 +29,7 @@ func (e *Engine) shutdown(j *job.Job, _ struct{}) (any, error) {
 	defer close(e.done)
 	e.keeper.Say("STOPPING=1")
 	levels := stopOrder(e.Containers.Views())
-	e.keeper.Say(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (e.stopTime(levels) + killGrace).Microseconds()))
+	e.keeper.Say(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (e.stopTime(levels) + execdriver.KillGrace).Microseconds()))
 	for _, level := range levels {
 		var wg sync.WaitGroup
 		for _, id := range level {
@@ -62,7 +63,7 @@ func (e *Engine) stopTime(levels [][]string) (all time.Duration) {
 		longest := time.Duration(0)
 		for _, id := range level {
 			if c, err := e.find(id); err == nil {
-				longest = max(longest, max(graceOf(c.Spec(), nil), defaultGrace)+2*killGrace)
+				longest = max(longest, max(graceOf(c.Spec(), nil), defaultGrace)+2*execdriver.KillGrace)
 			}
 		}
 		all += longest

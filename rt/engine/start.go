@@ -4,23 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/init/notify"
-	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
-	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/rt/stdio"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox"
-	"github.com/coble-os/coble/sandbox/reaper"
 )
 
 // undo is the list of what to take back when a step fails; success throws it away.
@@ -80,10 +75,10 @@ func (c *ctr) start(ctx context.Context) (err error) {
 	}()
 	proc, err := c.launch(ctx, &u)
 	if err != nil {
-		return c.startError(err)
+		return c.e.Exec.StartError(c.Container, err)
 	}
 	c.mu.Lock()
-	c.proc, c.exited = proc, make(chan struct{})
+	c.exited = make(chan struct{})
 	c.mu.Unlock()
 	c.SetState(func(st *store.State) {
 		st.Status, st.Starting, st.Pid, st.StartTime = container.StateRunning, false, proc.Pid, proc.StartTime
@@ -98,14 +93,7 @@ func (c *ctr) start(ctx context.Context) (err error) {
 
 // launch does the steps between intent and running process.
 func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
-	if err := os.MkdirAll(c.viewDir(), 0o711); err != nil {
-		return nil, fmt.Errorf("make run folder: %w", err)
-	}
-	mounts, err := c.e.Images.Mounts(c.Spec().ID, c.viewDir())
-	if err != nil {
-		return nil, err
-	}
-	user, err := c.lookUpUser(mounts)
+	cmd, err := c.e.Exec.Prepare(c.Container)
 	if err != nil {
 		return nil, err
 	}
@@ -116,40 +104,13 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	if err := c.e.Net.WriteNames(c.Container, ends); err != nil {
 		return nil, err
 	}
-	if err := c.writeInit(); err != nil {
+	if cmd.Files, err = c.std.Open(); err != nil {
 		return nil, err
 	}
-	in, err := c.ociInput(user)
-	if err != nil {
-		return nil, err
-	}
-	spec, err := ocispec.Build(in)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.openShm(u); err != nil {
-		return nil, err
-	}
-	files, err := c.std.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer stdio.CloseAll(files)
+	defer stdio.CloseAll(cmd.Files)
 	u.add(c.std.CloseStdin)
-	ready, release, err := driver.Attach(mounts)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	rootMounts, trees := sandboxMounts(ready)
-	conf := sandbox.Config{
-		ID: c.Spec().ID, Spec: spec, Bundle: c.RunDir(), RootMounts: rootMounts, Trees: trees, CgroupPath: c.cgroup(),
-		Stdin: files[0], Stdout: files[1], Stderr: files[2],
-		Init:    ocispec.InitPath(c.Spec()),
-		Freeze:  c.freezeForStart(),
-		Created: func(pid int) error { return c.e.Net.Plug(c.Container, ends, pid, u.add) },
-	}
-	proc, err := sandbox.Start(ctx, conf)
+	cmd.Created = func(pid int) error { return c.e.Net.Plug(c.Container, ends, pid, u.add) }
+	proc, err := c.e.Exec.Start(ctx, cmd, u.add)
 	if err != nil {
 		return nil, err
 	}
@@ -159,41 +120,15 @@ func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
 	return proc, nil
 }
 
-// writeInit makes the container's own copy of the init that it asks for: one who may mount could change it.
-func (c *ctr) writeInit() error {
-	if ocispec.InitPath(c.Spec()) == "" {
-		return nil
-	}
-	if err := os.WriteFile(filepath.Join(c.RunDir(), "init"), reaper.Executable(), 0o755); err != nil {
-		return fmt.Errorf("write init: %w", err)
-	}
-	return nil
-}
-
-// startError finds the words that Docker's client looks for: it turns them into the exit codes 126 and 127.
-func (c *ctr) startError(err error) error {
-	var exec *sandbox.ExecError
-	if !errors.As(err, &exec) {
-		return fmt.Errorf("start container %s: %w%s", c.Spec().Name, err, c.e.ifFull())
-	}
-	text := exec.Errno.Error()
-	if exec.Errno == unix.ENOENT && !hasSlash(exec.Name) {
-		text = "executable file not found in $PATH"
-	}
-	return fault.New(fault.Invalid, "start container %s: exec: %q: %s", c.Spec().Name, exec.Name, text)
-}
-
-func hasSlash(s string) bool { return filepath.Base(s) != s }
-
 // startFailed leaves the container as it was, with the reason and the exit code that a shell would give.
 func (c *ctr) startFailed(err error) {
 	code := 128
 	var fault *fault.Error
 	if errors.As(err, &fault) {
-		code = exitCodeOf(fault.Err.Error())
+		code = execdriver.ExitCode(fault.Err.Error())
 	}
 	c.std.Drain()
-	c.removeCgroup()
+	c.e.Exec.Clean(c.Container)
 	c.std.Close()
 	c.SetState(func(st *store.State) {
 		st.Starting, st.Pid, st.ExitCode, st.Error = false, 0, code, err.Error()
@@ -251,15 +186,14 @@ func (c *ctr) inheritedExit(ctx context.Context, key notify.Process) (int, bool)
 
 // ended commits a container's end: output first, so that whoever sees the end sees all of it.
 func (c *ctr) ended(code int, known bool) {
-	oom := c.oomKilled()
+	oom := c.e.Exec.OOMKilled(c.Container)
 	c.std.Drain()
 	c.e.Net.Unplug(c.Container)
-	c.removeCgroup()
-	closeShm(c.RunDir())
+	c.e.Exec.Clean(c.Container)
 	c.std.Close()
 	c.mu.Lock()
 	exited := c.exited
-	c.proc, c.exited = nil, nil
+	c.exited = nil
 	c.mu.Unlock()
 	text := ""
 	if !known {
@@ -289,14 +223,4 @@ func (c *ctr) ended(code int, known bool) {
 	if c.Spec().Host.AutoRemove {
 		go job.Do(c.e.ctx, c.e.Jobs, "rm", RemoveIn{Ref: c.Spec().ID, Volumes: true}, c.Spec().Name)
 	}
-}
-
-// ifFull explains errors that a full disk has many names for: overlayfs mounts read-only on one.
-func (e *Engine) ifFull() string {
-	const little = 64 << 10 // bytes
-	var st unix.Statfs_t
-	if err := unix.Statfs(e.o.Root, &st); err != nil || int64(st.Bavail)*int64(st.Bsize) > little {
-		return ""
-	}
-	return fmt.Sprintf("; the disk of %s is full: remove containers or images (coble rm, coble rmi, coble image prune)", e.o.Root)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
@@ -17,7 +18,6 @@ import (
 
 const (
 	defaultGrace = 10 * time.Second
-	killGrace    = 10 * time.Second
 	exitGrace    = 5 * time.Second
 )
 
@@ -68,8 +68,8 @@ func (c *ctr) stop(ctx context.Context, signal string, seconds *int) error {
 	if exited == nil {
 		return nil
 	}
-	c.thaw()
-	c.signal(sig)
+	c.e.Exec.Thaw(c.Container)
+	c.e.Exec.Signal(c.Container, sig)
 	var over <-chan time.Time
 	if grace >= 0 {
 		over = time.After(grace)
@@ -98,17 +98,17 @@ func graceOf(spec store.Spec, asked *int) time.Duration {
 
 // killHard ends every process of the container.
 func (c *ctr) killHard(exited chan struct{}) error {
-	c.signal(unix.SIGKILL)
+	c.e.Exec.Signal(c.Container, unix.SIGKILL)
 	select {
 	case <-exited:
 		return nil
-	case <-time.After(killGrace):
+	case <-time.After(execdriver.KillGrace):
 	}
-	c.killCgroup()
+	c.e.Exec.Kill(c.Container)
 	select {
 	case <-exited:
 		return nil
-	case <-time.After(killGrace):
+	case <-time.After(execdriver.KillGrace):
 		return fault.New(fault.Conflict, "container %s does not end after SIGKILL: a process of it hangs in the kernel (see /proc/%d/stack)", c.Spec().Name, c.View().State.Pid)
 	}
 }
@@ -119,15 +119,7 @@ func (c *ctr) exitChannel() chan struct{} {
 	return c.exited
 }
 
-func (c *ctr) signal(sig unix.Signal) error {
-	c.mu.Lock()
-	proc := c.proc
-	c.mu.Unlock()
-	if proc == nil {
-		return fault.New(fault.Conflict, "container %s is not running", c.Spec().ID)
-	}
-	return proc.Signal(sig)
-}
+func (c *ctr) setStopAsked() { c.SetState(func(st *store.State) { st.StopAsked = true }) }
 
 // KillIn asks for a signal.
 type KillIn struct {
@@ -155,12 +147,12 @@ func (e *Engine) kill(j *job.Job, in KillIn) (any, error) {
 		c.setStopAsked()
 		c.SetSpec(func(s *store.Spec) { s.WantRunning = false })
 	}
-	if err := c.signal(sig); err != nil {
+	if err := c.e.Exec.Signal(c.Container, sig); err != nil {
 		return nil, fault.As(fault.Conflict, err)
 	}
 	c.emit(events.ActionKill, map[string]string{"signal": strconv.Itoa(int(sig))})
 	if deadly && exited != nil {
-		c.thaw()
+		c.e.Exec.Thaw(c.Container)
 		return nil, c.killHard(exited)
 	}
 	return nil, nil
@@ -211,7 +203,7 @@ func (e *Engine) pause(j *job.Job, ref string) (any, error) {
 	case !st.Running():
 		return nil, fault.New(fault.Conflict, "container %s is not running", ref)
 	}
-	if err := c.freeze(j.Context()); err != nil {
+	if err := e.Exec.Freeze(j.Context(), c.Container); err != nil {
 		return nil, err
 	}
 	c.SetState(func(st *store.State) { st.Status = container.StatePaused })
@@ -229,7 +221,7 @@ func (e *Engine) unpause(j *job.Job, ref string) (any, error) {
 	if c.View().State.Status != container.StatePaused {
 		return nil, fault.New(fault.Conflict, "container %s is not paused", ref)
 	}
-	if err := c.thaw(); err != nil {
+	if err := c.e.Exec.Thaw(c.Container); err != nil {
 		return nil, err
 	}
 	c.emit(events.ActionUnPause, nil)

@@ -4,13 +4,12 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/networkdriver"
-	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/rt/request"
 	"github.com/coble-os/coble/rt/store"
-	"github.com/coble-os/coble/sandbox/cgroup"
 )
 
 // UpdateIn asks for other limits, or another restart policy. What is zero stays as it is.
@@ -48,11 +47,7 @@ func (e *Engine) update(_ *job.Job, in UpdateIn) (any, error) {
 		return nil, err
 	}
 	if c.Running() {
-		g, err := cgroup.Open(c.cgroup())
-		if err != nil {
-			return nil, err
-		}
-		if err := g.Update(ocispec.Limits(host.Resources)); err != nil {
+		if err := e.Exec.Limit(c.Container, host.Resources); err != nil {
 			if bandwidth != c.Spec().Bandwidth {
 				c.e.Net.Limit(c.Container, c.Spec().Bandwidth)
 			}
@@ -75,5 +70,5 @@ func updatedLimits(old, change container.Resources) (container.Resources, error)
 		return old, fault.New(fault.Conflict, "Conflicting options: Nano CPUs cannot be updated as CPU period or quota has already been set")
 	}
 	merged := request.MergeLimits(old, change)
-	return merged, request.CheckLimits(merged, machine())
+	return merged, request.CheckLimits(merged, execdriver.Machine())
 }

@@ -1,4 +1,4 @@
-package engine
+package execdriver
 
 import (
 	"context"
@@ -10,42 +10,44 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/coble-os/coble/rt/containers"
+	"github.com/coble-os/coble/rt/ocispec"
 	"github.com/coble-os/coble/rt/store"
 	"github.com/coble-os/coble/sandbox/cgroup"
 )
 
 // group is the container's control group; ok is false where it has none.
-func (c *ctr) group() (g *cgroup.Group, ok bool) {
-	g, err := cgroup.Open(c.cgroup())
+func (d *Driver) group(c *containers.Container) (g *cgroup.Group, ok bool) {
+	g, err := cgroup.Open(d.cgroup(c))
 	return g, err == nil
 }
 
-func (c *ctr) removeCgroup() {
-	if g, ok := c.group(); ok {
-		c.noteWritten(g)
+func (d *Driver) removeCgroup(c *containers.Container) {
+	if g, ok := d.group(c); ok {
+		d.noteWritten(c, g)
 		if err := endGroup(g); err != nil {
-			c.e.log.Error("remove cgroup", "container", c.Spec().Name, "err", err)
+			d.o.Log.Error("remove cgroup", "container", c.Spec().Name, "err", err)
 		}
 	}
 }
 
 // noteWritten writes down what the present run has written to storage, before the kernel's count goes with the group.
 // Twice in a run, as after an engine's death, does no harm.
-func (c *ctr) noteWritten(g *cgroup.Group) {
+func (d *Driver) noteWritten(c *containers.Container, g *cgroup.Group) {
 	n, err := g.Written()
 	if err != nil {
-		c.e.log.Error("read what container wrote", "container", c.Spec().Name, "err", err)
+		d.o.Log.Error("read what container wrote", "container", c.Spec().Name, "err", err)
 	}
 	if n > c.View().State.WrittenNow {
 		c.SetState(func(st *store.State) { st.WrittenNow = n })
 	}
 }
 
-// written is what all runs have written to storage, in bytes, since the container was made or the machine was switched
+// Written is what all runs have written to storage, in bytes, since the container was made or the machine was switched
 // on without a shutdown before.
-func (c *ctr) written() uint64 {
+func (d *Driver) Written(c *containers.Container) uint64 {
 	st := c.View().State
-	if g, ok := c.group(); ok && st.Running() {
+	if g, ok := d.group(c); ok && st.Running() {
 		if n, err := g.Written(); err == nil {
 			st.WrittenNow = max(st.WrittenNow, n)
 		}
@@ -53,9 +55,12 @@ func (c *ctr) written() uint64 {
 	return st.Written + st.WrittenNow
 }
 
+// KillGrace is how long a process has to end after SIGKILL.
+const KillGrace = 10 * time.Second
+
 // endGroup kills what is left in a group and removes it.
 func endGroup(g *cgroup.Group) error {
-	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), KillGrace)
 	defer cancel()
 	for {
 		if err := g.Kill(ctx); err != nil {
@@ -69,20 +74,22 @@ func endGroup(g *cgroup.Group) error {
 	}
 }
 
-func (c *ctr) killCgroup() {
-	g, ok := c.group()
+// Kill ends every process in a container's control group.
+func (d *Driver) Kill(c *containers.Container) {
+	g, ok := d.group(c)
 	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), KillGrace)
 	defer cancel()
 	if err := g.Kill(ctx); err != nil {
-		c.e.log.Error("kill processes", "container", c.Spec().Name, "err", err)
+		d.o.Log.Error("kill processes", "container", c.Spec().Name, "err", err)
 	}
 }
 
-func (c *ctr) oomKilled() bool {
-	g, ok := c.group()
+// OOMKilled tells whether the memory limit has killed one of them.
+func (d *Driver) OOMKilled(c *containers.Container) bool {
+	g, ok := d.group(c)
 	if !ok {
 		return false
 	}
@@ -90,20 +97,21 @@ func (c *ctr) oomKilled() bool {
 	return err == nil && n > 0
 }
 
-func (c *ctr) freeze(ctx context.Context) error {
-	g, err := cgroup.Open(c.cgroup())
+// Freeze makes every process of a container stand still.
+func (d *Driver) Freeze(ctx context.Context, c *containers.Container) error {
+	g, err := cgroup.Open(d.cgroup(c))
 	if err != nil {
 		return err
 	}
 	return g.Freeze(ctx)
 }
 
-// thaw lets a paused container go on; one that is not paused stays as it is.
-func (c *ctr) thaw() error {
+// Thaw lets a paused container go on; one that is not paused stays as it is.
+func (d *Driver) Thaw(c *containers.Container) error {
 	if c.View().State.Status != container.StatePaused {
 		return nil
 	}
-	g, err := cgroup.Open(c.cgroup())
+	g, err := cgroup.Open(d.cgroup(c))
 	if err != nil {
 		return err
 	}
@@ -113,8 +121,6 @@ func (c *ctr) thaw() error {
 	c.SetState(func(st *store.State) { st.Status = container.StateRunning })
 	return nil
 }
-
-func (c *ctr) setStopAsked() { c.SetState(func(st *store.State) { st.StopAsked = true }) }
 
 // SweepCgroups ends and removes the groups of an instance that nobody claims, and the instance's own folders when they
 // are empty then.
@@ -141,6 +147,15 @@ func SweepCgroups(instance string, claimed func(id string) bool) error {
 		os.Remove(filepath.Join(h.Mount, instance))
 	}
 	return bad
+}
+
+// Limit makes limits hold for a container that runs.
+func (d *Driver) Limit(c *containers.Container, r container.Resources) error {
+	g, err := cgroup.Open(d.cgroup(c))
+	if err != nil {
+		return err
+	}
+	return g.Update(ocispec.Limits(r))
 }
 
 // CgroupVersion is 1 (also for hybrid machines) or 2; 0 where there are no control groups.

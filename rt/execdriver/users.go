@@ -1,4 +1,4 @@
-package engine
+package execdriver
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/sandbox/rootfs"
 )
@@ -15,8 +16,8 @@ const maxPasswd = 1 << 20
 
 // lookUpUser reads the container's files through a mount that no path leads to, resolved inside it: an evil image
 // reaches nothing of the host's.
-func (c *ctr) lookUpUser(mounts []driver.Mount) (rootfs.User, error) {
-	view, err := openView(mounts, c.viewDir())
+func lookUpUser(c *containers.Container, mounts []driver.Mount) (rootfs.User, error) {
+	view, err := openView(mounts, viewDir(c))
 	if err != nil {
 		return rootfs.User{}, fmt.Errorf("look into root file system of %s: %w", c.Spec().Name, err)
 	}
@@ -50,8 +51,8 @@ func resolveUser(name string, add []string, passwd, group []byte) (rootfs.User, 
 	return u, nil
 }
 
-// exitCodeOf gives the code that a shell would for a command that could not be started.
-func exitCodeOf(text string) int {
+// ExitCode gives the code that a shell would for a command that could not be started.
+func ExitCode(text string) int {
 	switch {
 	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
 		return 127

@@ -1,4 +1,4 @@
-package engine
+package execdriver
 
 import (
 	"strconv"
@@ -62,4 +62,13 @@ func FuzzResolveUser(f *testing.F) {
 			require.Equal(t, uint32(id), u.UID, "a number is never another's id")
 		}
 	})
+}
+
+func TestExitCodes(t *testing.T) {
+	for text, want := range map[string]int{
+		`exec: "x": executable file not found in $PATH`: 127, `exec: "/x": no such file or directory`: 127,
+		`exec: "/x": permission denied`: 126, `exec: "/x": exec format error`: 126, `something else`: 128,
+	} {
+		require.Equal(t, want, ExitCode(text), text)
+	}
 }

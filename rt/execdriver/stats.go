@@ -1,4 +1,4 @@
-package engine
+package execdriver
 
 import (
 	"bufio"
@@ -31,8 +31,8 @@ type TopOut struct {
 }
 
 // top lists the processes of a running container, as the host sees them, by pid.
-func (e *Engine) top(_ *job.Job, in TopIn) (TopOut, error) {
-	c, err := e.find(in.Ref)
+func (d *Driver) top(_ *job.Job, in TopIn) (TopOut, error) {
+	c, err := d.o.Containers.Find(in.Ref)
 	if err != nil {
 		return TopOut{}, err
 	}
@@ -43,7 +43,7 @@ func (e *Engine) top(_ *job.Job, in TopIn) (TopOut, error) {
 	if !c.Running() {
 		return TopOut{}, fault.New(fault.Conflict, "container %s is not running", c.Spec().ID)
 	}
-	g, err := cgroup.Open(c.cgroup())
+	g, err := cgroup.Open(d.cgroup(c))
 	if err != nil {
 		return TopOut{}, err
 	}
@@ -87,14 +87,14 @@ type Sample struct {
 }
 
 // stats takes one sample.
-func (e *Engine) stats(_ *job.Job, ref string) (Sample, error) {
-	c, err := e.find(ref)
+func (d *Driver) stats(_ *job.Job, ref string) (Sample, error) {
+	c, err := d.o.Containers.Find(ref)
 	if err != nil {
 		return Sample{}, err
 	}
-	s := Sample{ID: c.Spec().ID, Name: c.Spec().Name, Read: now(), CgroupVersion: CgroupVersion(), OnlineCPUs: runtime.NumCPU()}
+	s := Sample{ID: c.Spec().ID, Name: c.Spec().Name, Read: time.Now().UTC(), CgroupVersion: CgroupVersion(), OnlineCPUs: runtime.NumCPU()}
 	st := c.View().State
-	g, ok := c.group()
+	g, ok := d.group(c)
 	if !st.Running() || !ok {
 		return s, nil
 	}

@@ -1,4 +1,4 @@
-package engine
+package execdriver
 
 import (
 	"fmt"
@@ -9,12 +9,57 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/sandbox"
 	"github.com/coble-os/coble/sandbox/rootfs"
 )
 
 // viewDir is where a container's root is mounted, always in a namespace of its own.
-func (c *ctr) viewDir() string { return filepath.Join(c.RunDir(), "rootfs") }
+func viewDir(c *containers.Container) string { return filepath.Join(c.RunDir(), "rootfs") }
+
+// WithRoot calls fn with the container's root as a folder: all that it sees if it runs and mounted is set, else the file
+// system alone. Names in it are the container's: they must be resolved beneath it. One that does not run can't be started
+// or removed meanwhile.
+func (d *Driver) WithRoot(c *containers.Container, mounted bool, fn func(root *os.File) error) error {
+	c.Op.Lock()
+	root, live, err := d.openRoot(c, mounted)
+	if live || err != nil {
+		c.Op.Unlock()
+	} else {
+		defer c.Op.Unlock()
+	}
+	if err != nil {
+		return fmt.Errorf("open root of container %s: %w", c.Spec().Name, err)
+	}
+	defer root.Close()
+	return fn(root)
+}
+
+func (d *Driver) openRoot(c *containers.Container, mounted bool) (root *os.File, live bool, err error) {
+	if st := c.View().State; st.Running() {
+		if mounted {
+			root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root", st.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+		} else {
+			root, err = openOwnMount(st.Pid)
+		}
+		// Still running: so the pid was the container's all the time.
+		if now := c.View().State; now.Running() && now.Pid == st.Pid {
+			return root, true, err
+		}
+		if err == nil {
+			root.Close()
+		}
+	}
+	mounts, err := d.o.Mounts(c.Spec().ID, viewDir(c))
+	if err != nil {
+		return nil, false, err
+	}
+	if err := os.MkdirAll(viewDir(c), 0o700); err != nil {
+		return nil, false, err
+	}
+	root, err = openMounts(mounts, viewDir(c))
+	return root, false, err
+}
 
 // openView is a container's root file system as a mount that no path leads to, gone when it is closed. It mounts what layers say in a mount namespace of its own, which ends at once: only the descriptor keeps the
 // mount. (fsconfig(2) would need no namespace, but takes 255 bytes per option, too few for ten layers.)

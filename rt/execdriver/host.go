@@ -1,4 +1,4 @@
-package engine
+package execdriver
 
 import (
 	"errors"
@@ -6,24 +6,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/ocispec"
-	"github.com/coble-os/coble/rt/request"
-	"github.com/coble-os/coble/sandbox/caps"
 	"github.com/coble-os/coble/sandbox/rootfs"
 )
 
 // ociInput finds out what the container's record stands for on this machine, now.
-func (c *ctr) ociInput(user rootfs.User) (in ocispec.Input, err error) {
+func (d *Driver) ociInput(c *containers.Container, user rootfs.User) (in ocispec.Input, err error) {
 	spec := c.Spec()
 	kernel, _ := Uname()
 	in = ocispec.Input{Spec: spec, User: user, RunDir: c.RunDir(), Kernel: ocispec.ParseKernel(kernel), Available: availableCaps(), Join: map[specs.LinuxNamespaceType]string{}}
@@ -34,13 +30,13 @@ func (c *ctr) ociInput(user rootfs.User) (in ocispec.Input, err error) {
 		return in, err
 	}
 	if spec.Host.IpcMode.IsShareable() {
-		in.Shm = c.shmDir()
+		in.Shm = shmDir(c)
 	}
-	return in, c.joins(&in)
+	return in, d.joins(c, &in)
 }
 
 // joins finds the namespaces of the containers that this one joins.
-func (c *ctr) joins(in *ocispec.Input) error {
+func (d *Driver) joins(c *containers.Container, in *ocispec.Input) error {
 	h := in.Spec.Host
 	for _, j := range []struct {
 		kind   specs.LinuxNamespaceType
@@ -55,7 +51,7 @@ func (c *ctr) joins(in *ocispec.Input) error {
 		if !j.member {
 			continue
 		}
-		other, err := c.e.find(j.of)
+		other, err := d.o.Containers.Find(j.of)
 		if err != nil {
 			return err
 		}
@@ -69,7 +65,7 @@ func (c *ctr) joins(in *ocispec.Input) error {
 			if !other.Spec().Host.IpcMode.IsShareable() {
 				return fault.New(fault.Conflict, "cannot join the IPC of container %s: it was not made with --ipc shareable", other.Spec().Name)
 			}
-			in.Shm = other.shmDir()
+			in.Shm = shmDir(other)
 		case specs.NetworkNamespace:
 			in.Names = other.RunDir()
 		}
@@ -77,56 +73,27 @@ func (c *ctr) joins(in *ocispec.Input) error {
 	return nil
 }
 
-// pinReferences makes ids of the names of other containers, which may be renamed. Who shares another's network has its
-// host name too.
-func (e *Engine) pinReferences(in *request.Create) error {
-	h := &in.Host
-	pin := func(mode string, member bool, ref string) (string, error) {
-		if !member {
-			return mode, nil
-		}
-		other, err := e.find(ref)
-		if err != nil {
-			return "", err
-		}
-		return "container:" + other.Spec().ID, nil
-	}
-	pid, err1 := pin(string(h.PidMode), h.PidMode.IsContainer(), h.PidMode.Container())
-	ipc, err2 := pin(string(h.IpcMode), h.IpcMode.IsContainer(), h.IpcMode.Container())
-	net, err3 := pin(string(h.NetworkMode), h.NetworkMode.IsContainer(), h.NetworkMode.ConnectedContainer())
-	h.PidMode, h.IpcMode, h.NetworkMode = container.PidMode(pid), container.IpcMode(ipc), container.NetworkMode(net)
-	if err := errors.Join(err1, err2, err3); err != nil || !h.NetworkMode.IsContainer() {
-		return err
-	}
-	other, err := e.find(h.NetworkMode.ConnectedContainer())
-	if err == nil {
-		in.Config.Hostname, in.Config.Domainname = other.Spec().Config.Hostname, other.Spec().Config.Domainname
-	}
-	return err
-}
-
 // pidFamily lists the cgroups of the running containers that live in the PID namespace which this one joins or has:
 // they stand still while a child that shares the engine's memory is in there (see sandbox.Exec).
-func (c *ctr) pidFamily() []string {
-	root := c.pidOwner()
+func (d *Driver) pidFamily(c *containers.Container) []string {
+	root := d.pidOwner(c)
 	var out []string
-	for _, o := range c.e.Containers.All() {
-		o := c.e.handles(o)
-		if o.View().State.Running() && o.pidOwner() == root {
-			out = append(out, o.cgroup())
+	for _, o := range d.o.Containers.All() {
+		if o.View().State.Running() && d.pidOwner(o) == root {
+			out = append(out, d.cgroup(o))
 		}
 	}
 	return out
 }
 
 // pidOwner is the id of the container whose PID namespace this one is in; with the host's, its own.
-func (c *ctr) pidOwner() string {
+func (d *Driver) pidOwner(c *containers.Container) string {
 	for range 100 { // a chain has no cycle: who is joined was made before
 		mode := c.Spec().Host.PidMode
 		if !mode.IsContainer() {
 			break
 		}
-		next, err := c.e.find(mode.Container())
+		next, err := d.o.Containers.Find(mode.Container())
 		if err != nil {
 			return mode.Container()
 		}
@@ -136,52 +103,11 @@ func (c *ctr) pidOwner() string {
 }
 
 // freezeForStart are those that a start which joins a PID namespace makes stand still.
-func (c *ctr) freezeForStart() []string {
+func (d *Driver) freezeForStart(c *containers.Container) []string {
 	if !c.Spec().Host.PidMode.IsContainer() {
 		return nil
 	}
-	return c.pidFamily()
-}
-
-func (c *ctr) shmDir() string { return filepath.Join(c.RunDir(), "shm") }
-
-// openShm mounts the /dev/shm of a container that shares it. It is the one mount of a container's on the host: another
-// container could not bind it out of this one's mount namespace.
-func (c *ctr) openShm(u *undo) error {
-	h := c.Spec().Host
-	if !h.IpcMode.IsShareable() {
-		return nil
-	}
-	if err := os.MkdirAll(c.shmDir(), 0o700); err != nil {
-		return fmt.Errorf("make folder: %w", err)
-	}
-	closeShm(c.RunDir())
-	data := fmt.Sprintf("mode=1777,size=%d", h.ShmSize)
-	if err := unix.Mount("shm", c.shmDir(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
-		return fmt.Errorf("mount shared memory on %s: %w", c.shmDir(), err)
-	}
-	u.add(func() { closeShm(c.RunDir()) })
-	return nil
-}
-
-// closeShm unmounts what openShm mounted; who has it bound keeps it.
-func closeShm(runDir string) {
-	for unix.Unmount(filepath.Join(runDir, "shm"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
-	}
-}
-
-// UnmountShared unmounts what containers whose engine is gone had mounted below the run folder.
-func UnmountShared(run string) {
-	dirs, _ := filepath.Glob(filepath.Join(run, "c", "*"))
-	for _, d := range dirs {
-		closeShm(d)
-	}
-}
-
-// removeRunDir removes a container's folder of this boot, but never what is mounted there.
-func removeRunDir(dir string) error {
-	closeShm(dir)
-	return os.RemoveAll(dir)
+	return d.pidFamily(c)
 }
 
 // hostDevices are the nodes that a container is given: those that are asked for, or, privileged, all.
@@ -274,40 +200,4 @@ func blockNumbers(paths []string) (map[string]ocispec.Numbers, error) {
 		out[p] = d.Numbers
 	}
 	return out, nil
-}
-
-// machine is what a request is checked against.
-func machine() request.Machine {
-	m := request.Machine{CPUs: runtime.NumCPU()}
-	if b, err := os.ReadFile("/sys/devices/system/cpu/online"); err == nil {
-		m.OnlineCPUs = strings.TrimSpace(string(b))
-	}
-	if b, err := os.ReadFile("/sys/devices/system/node/online"); err == nil {
-		m.OnlineMems = strings.TrimSpace(string(b))
-	}
-	return m
-}
-
-// availableCaps are this process's own: a root without one cannot give it away.
-func availableCaps() caps.Set {
-	set, err := caps.Permitted()
-	if err != nil {
-		return 0
-	}
-	return set
-}
-
-// meminfo reads a line of /proc/meminfo, in bytes.
-func meminfo(key string) int64 {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == key+":" {
-			n, _ := strconv.ParseInt(f[1], 10, 64)
-			return n * 1024
-		}
-	}
-	return 0
 }

@@ -1,4 +1,4 @@
-package engine
+package execdriver
 
 import (
 	"context"
@@ -48,7 +48,8 @@ type ExecView struct {
 
 // execution is one exec. It lives as long as its container and this engine: its output has no other reader.
 type execution struct {
-	c  *ctr
+	d  *Driver
+	c  *containers.Container
 	id string
 	in ExecIn
 
@@ -60,36 +61,36 @@ type execution struct {
 	console *os.File // guarded by mu
 }
 
-func (e *Engine) findExec(id string) (*execution, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if x := e.execs[id]; x != nil {
+func (d *Driver) findExec(id string) (*execution, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if x := d.execs[id]; x != nil {
 		return x, nil
 	}
 	return nil, fault.New(fault.NotFound, "No such exec instance: %s", id)
 }
 
 // execCreate notes what to run.
-func (e *Engine) execCreate(_ *job.Job, in ExecIn) (string, error) {
-	c, err := e.find(in.Ref)
+func (d *Driver) execCreate(_ *job.Job, in ExecIn) (string, error) {
+	c, err := d.o.Containers.Find(in.Ref)
 	if err != nil {
 		return "", err
 	}
-	if err := c.execAllowed(); err != nil {
+	if err := execAllowed(c); err != nil {
 		return "", err
 	}
 	if len(in.Cmd) == 0 || in.Cmd[0] == "" {
 		return "", fault.New(fault.Invalid, "No exec command specified")
 	}
-	x := &execution{c: c, id: containers.NewID(), in: in}
-	e.mu.Lock()
-	e.execs[x.id] = x
-	e.mu.Unlock()
-	c.emit(events.Action("exec_create: "+strings.Join(in.Cmd, " ")), map[string]string{"execID": x.id})
+	x := &execution{d: d, c: c, id: containers.NewID(), in: in}
+	d.mu.Lock()
+	d.execs[x.id] = x
+	d.mu.Unlock()
+	d.emit(c, events.Action("exec_create: "+strings.Join(in.Cmd, " ")), map[string]string{"execID": x.id})
 	return x.id, nil
 }
 
-func (c *ctr) execAllowed() error {
+func execAllowed(c *containers.Container) error {
 	switch st := c.View().State; {
 	case st.Status == container.StatePaused:
 		return fault.New(fault.Conflict, "container %s is paused, unpause the container before exec", c.Spec().Name)
@@ -109,12 +110,12 @@ type ExecStartIn struct {
 }
 
 // execStart runs it to its end, or, detached, only starts it.
-func (e *Engine) execStart(j *job.Job, in ExecStartIn) (any, error) {
-	x, err := e.findExec(in.ID)
+func (d *Driver) execStart(j *job.Job, in ExecStartIn) (any, error) {
+	x, err := d.findExec(in.ID)
 	if err != nil {
 		return nil, err
 	}
-	if err := x.c.execAllowed(); err != nil {
+	if err := execAllowed(x.c); err != nil {
 		return nil, err
 	}
 	x.mu.Lock()
@@ -126,7 +127,7 @@ func (e *Engine) execStart(j *job.Job, in ExecStartIn) (any, error) {
 	}
 	ends, proc, err := x.start(j.Context(), in)
 	if err != nil {
-		x.ended(exitCodeOf(err.Error()))
+		x.ended(ExitCode(err.Error()))
 		return nil, err
 	}
 	copied := x.connect(j, ends, in.Detach)
@@ -148,9 +149,7 @@ func (e *Engine) execStart(j *job.Job, in ExecStartIn) (any, error) {
 
 // start makes the streams and the process.
 func (x *execution) start(ctx context.Context, in ExecStartIn) (ends [3]*os.File, proc *sandbox.Process, err error) {
-	x.c.mu.Lock()
-	target := x.c.proc
-	x.c.mu.Unlock()
+	target := x.d.process(x.c)
 	if target == nil {
 		return ends, nil, fault.New(fault.Conflict, "container %s is not running", x.c.Spec().ID)
 	}
@@ -168,18 +167,18 @@ func (x *execution) start(ctx context.Context, in ExecStartIn) (ends [3]*os.File
 		}
 	}
 	proc, err = sandbox.Exec(ctx, sandbox.ExecConfig{
-		Target: target, CgroupPath: x.c.cgroup(), Freeze: x.c.pidFamily(), Process: process, Seccomp: filter, Stdin: child[0], Stdout: child[1], Stderr: child[2],
+		Target: target, CgroupPath: x.d.cgroup(x.c), Freeze: x.d.pidFamily(x.c), Process: process, Seccomp: filter, Stdin: child[0], Stdout: child[1], Stderr: child[2],
 		State: specs.State{Version: specs.Version, ID: x.c.Spec().ID, Status: specs.StateRunning, Pid: target.Pid, Bundle: x.c.RunDir()},
 	})
 	stdio.CloseAll(child)
 	if err != nil {
 		stdio.CloseAll(ends)
-		return ends, nil, x.c.startError(err)
+		return ends, nil, x.d.StartError(x.c, err)
 	}
 	x.mu.Lock()
 	x.running, x.pid, x.console = true, proc.Pid, proc.Console
 	x.mu.Unlock()
-	x.c.emit(events.Action("exec_start: "+strings.Join(x.in.Cmd, " ")), map[string]string{"execID": x.id})
+	x.d.emit(x.c, events.Action("exec_start: "+strings.Join(x.in.Cmd, " ")), map[string]string{"execID": x.id})
 	return ends, proc, nil
 }
 
@@ -285,7 +284,7 @@ func (x *execution) wait(proc *sandbox.Process, ends [3]*os.File, copied *sync.W
 	}
 	code := exit.Status()
 	if err != nil {
-		x.c.e.log.Error("wait for exec", "container", x.c.Spec().Name, "err", err)
+		x.d.o.Log.Error("wait for exec", "container", x.c.Spec().Name, "err", err)
 		code = 255
 	}
 	tty := x.tty()
@@ -295,7 +294,7 @@ func (x *execution) wait(proc *sandbox.Process, ends [3]*os.File, copied *sync.W
 	x.ended(code)
 	stdio.CloseAll(ends)
 	proc.Close() // and the terminal with it
-	x.c.emit(events.ActionExecDie, map[string]string{"execID": x.id, "exitCode": fmt.Sprint(code)})
+	x.d.emit(x.c, events.ActionExecDie, map[string]string{"execID": x.id, "exitCode": fmt.Sprint(code)})
 }
 
 func (x *execution) ended(code int) {
@@ -304,8 +303,8 @@ func (x *execution) ended(code int) {
 	x.mu.Unlock()
 }
 
-func (e *Engine) execInspect(_ *job.Job, id string) (ExecView, error) {
-	x, err := e.findExec(id)
+func (d *Driver) execInspect(_ *job.Job, id string) (ExecView, error) {
+	x, err := d.findExec(id)
 	if err != nil {
 		return ExecView{}, err
 	}
@@ -314,8 +313,8 @@ func (e *Engine) execInspect(_ *job.Job, id string) (ExecView, error) {
 	return ExecView{ExecIn: x.in, ID: x.id, Container: x.c.Spec().ID, Running: x.running, Pid: x.pid, ExitCode: x.code}, nil
 }
 
-func (e *Engine) execResize(_ *job.Job, in stdio.ResizeIn) (any, error) {
-	x, err := e.findExec(in.Ref)
+func (d *Driver) execResize(_ *job.Job, in stdio.ResizeIn) (any, error) {
+	x, err := d.findExec(in.Ref)
 	if err != nil {
 		return nil, err
 	}
@@ -326,14 +325,14 @@ func (e *Engine) execResize(_ *job.Job, in stdio.ResizeIn) (any, error) {
 	return nil, stdio.Resize(tty, in.Rows, in.Cols)
 }
 
-// execIDs are the container's execs that run.
-func (e *Engine) execIDs(c *ctr) []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// ExecIDs are the execs that run in the container of this id.
+func (d *Driver) ExecIDs(container string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	var ids []string
-	for id, x := range e.execs {
+	for id, x := range d.execs {
 		x.mu.Lock()
-		if x.c == c && x.running {
+		if x.running && x.c.Spec().ID == container {
 			ids = append(ids, id)
 		}
 		x.mu.Unlock()
@@ -342,13 +341,13 @@ func (e *Engine) execIDs(c *ctr) []string {
 	return ids
 }
 
-// forgetExecs drops a container's execs with it.
-func (e *Engine) forgetExecs(c *ctr) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for id, x := range e.execs {
+// Forget drops a container's execs with it.
+func (d *Driver) Forget(c *containers.Container) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, x := range d.execs {
 		if x.c == c {
-			delete(e.execs, id)
+			delete(d.execs, id)
 		}
 	}
 }

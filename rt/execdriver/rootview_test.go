@@ -1,4 +1,4 @@
-package engine
+package execdriver
 
 import (
 	"os"
