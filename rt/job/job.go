@@ -97,18 +97,27 @@ func NewTable() *Table {
 
 // Register puts a handler into the table. A name is registered once.
 func Register[In, Out any](t *Table, name string, h func(*Job, In) (Out, error)) {
+	t.register(name, func(j *Job, in any) (any, error) {
+		typed, ok := in.(In)
+		if !ok {
+			return nil, mismatch(name, "input", in, (*In)(nil))
+		}
+		return h(j, typed)
+	})
+}
+
+// register and run hold what does not depend on types, which the compiler would copy for each job.
+func (t *Table) register(name string, h func(*Job, any) (any, error)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.handlers[name] != nil {
 		panic("job " + name + " registered twice")
 	}
-	t.handlers[name] = func(j *Job, in any) (any, error) {
-		typed, ok := in.(In)
-		if !ok {
-			return nil, fmt.Errorf("job %s takes %T, not %T", name, typed, in)
-		}
-		return h(j, typed)
-	}
+	t.handlers[name] = h
+}
+
+func mismatch(job, what string, got, want any) error {
+	return fmt.Errorf("job %s: %s is %T, and must be what %T points to", job, what, got, want)
 }
 
 // Streams are a job's standard streams; nil ones are empty or discarded.
@@ -118,30 +127,34 @@ type Streams struct {
 }
 
 // Run runs a job to its end and returns its result.
-func Run[Out any](ctx context.Context, t *Table, name string, in any, s Streams, args ...string) (Out, error) {
-	var none Out
+func Run[Out any](ctx context.Context, t *Table, name string, in any, s Streams, args ...string) (typed Out, err error) {
+	out, err := t.run(ctx, name, in, s, args)
+	if err != nil || out == nil {
+		return typed, err
+	}
+	typed, ok := out.(Out)
+	if !ok {
+		err = mismatch(name, "result", out, (*Out)(nil))
+	}
+	return typed, err
+}
+
+func (t *Table) run(ctx context.Context, name string, in any, s Streams, args []string) (any, error) {
 	t.mu.Lock()
 	h := t.handlers[name]
 	t.mu.Unlock()
 	if h == nil {
-		return none, fault.New(fault.Unsupported, "no such job: %s", name)
+		return nil, fault.New(fault.Unsupported, "no such job: %s", name)
 	}
 	j := t.begin(ctx, name, s, args)
 	out, err := h(j, in)
 	t.end(j, err)
-	if err != nil {
-		return none, err
-	}
-	typed, ok := out.(Out)
-	if !ok && out != nil {
-		return none, fmt.Errorf("job %s gives %T, not %T", name, out, none)
-	}
-	return typed, nil
+	return out, err
 }
 
 // Do is Run for a job whose result nobody wants.
 func Do(ctx context.Context, t *Table, name string, in any, args ...string) error {
-	_, err := Run[any](ctx, t, name, in, Streams{}, args...)
+	_, err := t.run(ctx, name, in, Streams{}, args)
 	return err
 }
 
