@@ -1,6 +1,7 @@
-// Package engine is the daemon's middle: a table of job handlers, the containers, and what happens to them. The HTTP
-// server above it decodes requests into jobs; layers, netcfg and sandbox below it do the work and never call back up.
-// The engine may be killed at any instruction: containers run on, and the next engine takes them over (adopt.go).
+// Package engine is the daemon's middle: it decides when a container starts, stops and starts again, and what follows its end. A
+// job each is what it can be asked for; the parts that it is made of put in theirs. The HTTP server above it decodes requests
+// into jobs; images, networks and processes below it do the work and never call back up. The engine may be killed at any
+// instruction: containers run on, and the next engine takes them over (adopt.go).
 package engine
 
 import (
@@ -53,14 +54,15 @@ type Options struct {
 	Trace  *boot.Trace // what happened before; nil: nothing
 }
 
-// Engine is the table of handlers and the store of containers.
+// Engine is the table of handlers, the store of containers, and the drivers that know neither it nor each other. What is
+// exported is there from Open on, and never changes.
 type Engine struct {
 	Jobs       *job.Table // all that the engine can be asked for
 	Containers *containers.Table
 	Images     *images.Store
 	Net        *networkdriver.Driver
 	Exec       *execdriver.Driver
-	Boot       *boot.Trace
+	Boot       *boot.Trace // what the boot did when
 
 	o        Options
 	id       string // of this installation, 32 hex digits
