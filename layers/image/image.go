@@ -26,6 +26,9 @@ const (
 // index, configuration or name.
 var ErrInvalid = errors.New("invalid image")
 
+// ErrPlatform means that an index has no image for the platform.
+var ErrPlatform = errors.New("no matching manifest")
+
 // Image is one image of the repository. It is a plain value: changing it
 // changes nothing else.
 type Image struct {

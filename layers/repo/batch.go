@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // batch makes the missing layers of one image present. With a driver that can
@@ -36,7 +37,7 @@ type taker interface {
 }
 
 // ensureLayer makes one layer present. It tells whether it was missing.
-func (r *Repo) ensureLayer(ctx context.Context, s source, j layerJob) (made bool, err error) {
+func (r *Repo) ensureLayer(ctx context.Context, s source.Source, j layerJob) (made bool, err error) {
 	b := &batch{r: r}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if made, err = b.ensure(ctx, s, j); err != nil {
@@ -48,7 +49,7 @@ func (r *Repo) ensureLayer(ctx context.Context, s source, j layerJob) (made bool
 // ensure makes a layer unless it is here; those below it went before. When two
 // loads want the same layer, the second waits for the first. What is made is
 // there after publish at the latest.
-func (b *batch) ensure(ctx context.Context, s source, j layerJob) (made bool, err error) {
+func (b *batch) ensure(ctx context.Context, s source.Source, j layerJob) (made bool, err error) {
 	if err := b.claim(ctx, j.node()); err != nil {
 		return false, err
 	}
@@ -60,7 +61,7 @@ func (b *batch) ensure(ctx context.Context, s source, j layerJob) (made bool, er
 		b.release(j.node())
 		return false, err
 	}
-	if b.r.stager() == nil || j.from.format != "" {
+	if b.r.stager() == nil || j.from.Format != "" {
 		if err = b.publish(); err == nil { // it stands on them
 			err = b.r.makeLayer(ctx, s, j)
 		}
@@ -114,7 +115,7 @@ func (b *batch) letGo(node string) {
 }
 
 // stage takes what was unpacked as it came past, or unpacks the layer.
-func (b *batch) stage(ctx context.Context, s source, j layerJob) (l *staged, err error) {
+func (b *batch) stage(ctx context.Context, s source.Source, j layerJob) (l *staged, err error) {
 	if t, ok := s.(taker); ok {
 		if l, err := t.take(ctx, b, j); l != nil || err != nil {
 			return l, err

@@ -12,6 +12,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // NewImage asks for an image with one layer more than another.
@@ -113,15 +114,15 @@ func (r *Repo) newImage(ctx context.Context, below []digest.Digest, n NewImage, 
 	if err != nil {
 		return "", err
 	}
-	rc, err := newRecipe(raw, append(make([]layerSource, len(below)), layerSource{name: spooled, digest: sum.Digest(), size: size}))
+	rc, err := source.NewRecipe(raw, append(make([]source.Layer, len(below)), source.Layer{Name: spooled, Digest: sum.Digest(), Size: size}))
 	if err != nil {
 		return "", err
 	}
 	if name.Repo != "" {
-		rc.names = []image.Name{name}
+		rc.Names = []image.Name{name}
 	}
 	_, err = r.loadOne(ctx, spoolSource{f, size}, rc, func(Progress) {})
-	return rc.img.ID, err
+	return rc.Image.ID, err
 }
 
 // spoolSource is one plain layer; those below it are here already.
@@ -132,12 +133,12 @@ type spoolSource struct {
 
 const spooled = "layer"
 
-func (s spoolSource) open(name string) (io.ReadCloser, int64, error) {
+func (s spoolSource) Open(name string) (io.ReadCloser, int64, error) {
 	if name != spooled {
 		return nil, 0, errors.New("a layer below is gone; load or pull its image again")
 	}
 	return io.NopCloser(io.NewSectionReader(s.f, 0, s.size)), s.size, nil
 }
 
-func (s spoolSource) has(name string) bool { return name == spooled }
-func (s spoolSource) close() error         { return nil }
+func (s spoolSource) Has(name string) bool { return name == spooled }
+func (s spoolSource) Close() error         { return nil }

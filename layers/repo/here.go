@@ -10,6 +10,7 @@ import (
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/record"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // here knows layers that are here by what an archive says before they come.
@@ -27,7 +28,7 @@ type hereLayer struct {
 // find tells which layer a member seems to have the content of, out of those
 // that can give it out again.
 func (k *here) find(in *intake, name string) (l hereLayer, ok bool, err error) {
-	if !k.manifest && (in.has("manifest.json") || in.has("index.json")) {
+	if !k.manifest && (in.Has("manifest.json") || in.Has("index.json")) {
 		k.manifest = true
 		if k.byName, err = in.r.hereByName(in, in.want); err != nil {
 			return l, false, err
@@ -50,15 +51,15 @@ func (k *here) find(in *intake, name string) (l hereLayer, ok bool, err error) {
 }
 
 // hereByName looks at the recipes of a source, if they can be read by now.
-func (r *Repo) hereByName(s source, want image.Platform) (map[string]hereLayer, error) {
+func (r *Repo) hereByName(s source.Source, want image.Platform) (map[string]hereLayer, error) {
 	out := map[string]hereLayer{}
-	rs, err := recipes(s, want)
+	rs, err := source.Recipes(s, want)
 	if err != nil {
 		return out, nil // what is missing may still come
 	}
 	err = r.view(func(g graph.Graph) error {
 		for _, rc := range rs {
-			for i, c := range image.ChainIDs(rc.img.RootFS) {
+			for i, c := range image.ChainIDs(rc.Image.RootFS) {
 				node := layerPrefix + c.String()
 				if ok, err := r.givesOut(g, node); err != nil || !ok {
 					if err != nil {
@@ -66,7 +67,7 @@ func (r *Repo) hereByName(s source, want image.Platform) (map[string]hereLayer, 
 					}
 					continue
 				}
-				out[path.Clean(rc.layers[i].name)] = hereLayer{node, rc.img.RootFS[i]}
+				out[path.Clean(rc.Layers[i].Name)] = hereLayer{node, rc.Image.RootFS[i]}
 			}
 		}
 		return nil

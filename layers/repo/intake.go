@@ -14,6 +14,7 @@ import (
 
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // smallMember is up to which size, in bytes, what comes past is kept in
@@ -33,14 +34,15 @@ const smallMember = 64 << 10
 //   - the rest, and all with a driver that needs what lies below to unpack a
 //     layer, is spooled.
 type intake struct {
-	*tarSource
+	*source.Tar
 	r        *Repo
 	progress func(Progress)
-	want     image.Platform // see recipes
+	want     image.Platform // see source.Recipes
 	room     int            // bytes that may still be kept in memory
 	spooled  int64          // bytes in the file
 	known    here
-	pins     []string // layers that must stay until close
+	came     map[*source.Member]*passed // what is neither in a file nor in memory
+	pins     []string                   // layers that must stay until close
 }
 
 // passed is what became of a member that is neither in a file nor in memory.
@@ -57,7 +59,7 @@ func (r *Repo) newIntake(want image.Platform, progress func(Progress)) *intake {
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	return &intake{tarSource: &tarSource{members: map[string]*member{}}, r: r, want: want, progress: progress, room: maxInMemory}
+	return &intake{Tar: source.NewTar(), came: map[*source.Member]*passed{}, r: r, want: want, progress: progress, room: source.MaxInMemory}
 }
 
 // fate is what is done with a member.
@@ -72,19 +74,19 @@ const (
 
 // arrive takes the next member.
 func (in *intake) arrive(ctx context.Context, h *tar.Header, body io.Reader) (err error) {
-	var m *member
+	var m *source.Member
 	if h.Typeflag == tar.TypeReg {
 		if m, err = in.receive(ctx, path.Clean(h.Name), h.Size, bufio.NewReaderSize(body, 1<<10)); err != nil {
 			return fmt.Errorf("%.200q: %w", h.Name, err)
 		}
 	}
-	if old := in.add(h, m); old != nil {
+	if old := in.Add(h, m); old != nil {
 		return in.forget(old)
 	}
 	return nil
 }
 
-func (in *intake) receive(ctx context.Context, name string, size int64, body *bufio.Reader) (*member, error) {
+func (in *intake) receive(ctx context.Context, name string, size int64, body *bufio.Reader) (*source.Member, error) {
 	what, at, err := in.decide(name, size, body)
 	if err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func (in *intake) receive(ctx context.Context, name string, size int64, body *bu
 	case remembered:
 		in.room -= int(size)
 		in.known.manifest = false // it may be there now
-		return readSmall(body, size)
+		return source.ReadSmall(body, size)
 	case hashed:
 		return in.hash(ctx, at, size, body)
 	case unpacked:
@@ -106,7 +108,7 @@ func (in *intake) receive(ctx context.Context, name string, size int64, body *bu
 // which layer it seems to be.
 func (in *intake) decide(name string, size int64, body *bufio.Reader) (fate, hereLayer, error) {
 	switch {
-	case size <= int64(in.room) && (size <= in.r.small || isJSON(body, size)):
+	case size <= int64(in.room) && (size <= in.r.small || source.IsJSON(body, size)):
 		return remembered, hereLayer{}, nil
 	case in.r.stager() == nil || !looksLikeLayer(body):
 		return setAside, hereLayer{}, nil
@@ -126,21 +128,21 @@ func looksLikeLayer(body *bufio.Reader) bool {
 }
 
 // setAside writes a member to the spool.
-func (in *intake) setAside(ctx context.Context, size int64, body io.Reader) (_ *member, err error) {
-	if in.f == nil {
-		if in.f, err = blob.Spool(in.r.temp()); err != nil {
+func (in *intake) setAside(ctx context.Context, size int64, body io.Reader) (_ *source.Member, err error) {
+	if in.Spool == nil {
+		if in.Spool, err = blob.Spool(in.r.temp()); err != nil {
 			return nil, err
 		}
 	}
-	n, err := blob.Fill(in.f, body, in.r.freed)
+	n, err := blob.Fill(in.Spool, body, in.r.freed)
 	blob.Wrote(ctx, n)
-	m := &member{offset: in.spooled, size: size}
+	m := &source.Member{Offset: in.spooled, Size: size}
 	in.spooled += n
 	return m, err
 }
 
 // hash reads a member whose content should be here.
-func (in *intake) hash(ctx context.Context, at hereLayer, size int64, body io.Reader) (*member, error) {
+func (in *intake) hash(ctx context.Context, at hereLayer, size int64, body io.Reader) (*source.Member, error) {
 	p := &passed{size: size, node: at.node}
 	plain, err := blob.OpenLayer(body, "", size, "")
 	if err == nil {
@@ -158,12 +160,12 @@ func (in *intake) hash(ctx context.Context, at hereLayer, size int64, body io.Re
 	}
 	p.err = err
 	in.pin(at.node)
-	return &member{size: size, passed: p}, nil
+	return in.pass(size, p), nil
 }
 
 // unpack makes a layer of a member. One that is no layer is an error for who
 // needs it; that the disk is full is one at once.
-func (in *intake) unpack(ctx context.Context, name string, size int64, body io.Reader) (*member, error) {
+func (in *intake) unpack(ctx context.Context, name string, size int64, body io.Reader) (*source.Member, error) {
 	// What it unpacks to is hardly ever smaller.
 	if err := in.r.room(size); err != nil {
 		return nil, err
@@ -179,23 +181,31 @@ func (in *intake) unpack(ctx context.Context, name string, size int64, body io.R
 	}
 	switch {
 	case ctx.Err() != nil:
-		return nil, errors.Join(context.Cause(ctx), in.forget(&member{passed: p}))
+		return nil, errors.Join(context.Cause(ctx), in.forget(in.pass(size, p)))
 	case errors.Is(err, blob.ErrNoSpace):
 		return nil, err
 	case err == nil:
 		p.blob, p.diffID, p.layer.size = p.layer.blob, p.layer.diffID, size
 	}
 	p.err = err
-	return &member{size: size, passed: p}, nil
+	return in.pass(size, p), nil
+}
+
+// pass makes a member of what came past.
+func (in *intake) pass(size int64, p *passed) *source.Member {
+	m := &source.Member{Size: size, Passed: true}
+	in.came[m] = p
+	return m
 }
 
 // forget takes away what was unpacked of a member.
-func (in *intake) forget(m *member) error {
-	if m.passed == nil || m.passed.layer == nil {
+func (in *intake) forget(m *source.Member) error {
+	p := in.came[m]
+	if p == nil || p.layer == nil {
 		return nil
 	}
-	l := m.passed.layer
-	m.passed.layer = nil
+	l := p.layer
+	p.layer = nil
 	return in.r.unstage(l)
 }
 
@@ -206,27 +216,27 @@ func (in *intake) pin(nodes ...string) {
 
 // trim takes away what was unpacked and is no layer that one of the recipes
 // misses. Layers that are here stay, since the archive's are gone now.
-func (in *intake) trim(rs []recipe) error {
-	need := map[*member]bool{}
+func (in *intake) trim(rs []source.Recipe) error {
+	need := map[*source.Member]bool{}
 	for _, rc := range rs {
-		for i, c := range image.ChainIDs(rc.img.RootFS) {
+		for i, c := range image.ChainIDs(rc.Image.RootFS) {
 			node := layerPrefix + c.String()
 			in.pin(node)
 			have, err := in.r.haveLayer(node)
 			if err != nil {
 				return err
 			}
-			m := in.find(rc.layers[i].name)
+			m := in.Find(rc.Layers[i].Name)
 			switch {
-			case m == nil || m.passed == nil:
+			case in.came[m] == nil:
 			case !have:
 				need[m] = true
-			case m.passed.node == "":
-				m.passed.node = node
+			case in.came[m].node == "":
+				in.came[m].node = node
 			}
 		}
 	}
-	for _, m := range in.members {
+	for _, m := range in.Members {
 		if need[m] {
 			continue
 		}
@@ -240,11 +250,10 @@ func (in *intake) trim(rs []recipe) error {
 // take implements taker: it gives what was unpacked to who needs it first,
 // and unpacks it out of that layer for others.
 func (in *intake) take(ctx context.Context, b *batch, j layerJob) (*staged, error) {
-	m := in.find(j.from.name)
-	if m == nil || m.passed == nil {
+	p := in.came[in.Find(j.from.Name)]
+	if p == nil {
 		return nil, nil
 	}
-	p := m.passed
 	if err := p.fits(j); err != nil {
 		return nil, err
 	}
@@ -271,23 +280,23 @@ func (in *intake) take(ctx context.Context, b *batch, j layerJob) (*staged, erro
 // fits checks what came past against what it has to be.
 func (p *passed) fits(j layerJob) error {
 	switch {
-	case j.from.size >= 0 && p.size != j.from.size:
-		return fmt.Errorf("%w: %d bytes where %d were announced", blob.ErrSize, p.size, j.from.size)
+	case j.from.Size >= 0 && p.size != j.from.Size:
+		return fmt.Errorf("%w: %d bytes where %d were announced", blob.ErrSize, p.size, j.from.Size)
 	case p.err != nil:
 		return p.err
-	case j.from.digest != "" && p.blob != j.from.digest:
-		return fmt.Errorf("%w: it has %s, announced was %s", blob.ErrDigest, p.blob, j.from.digest)
+	case j.from.Digest != "" && p.blob != j.from.Digest:
+		return fmt.Errorf("%w: it has %s, announced was %s", blob.ErrDigest, p.blob, j.from.Digest)
 	case p.diffID != j.diffID:
 		return fmt.Errorf("%w: unpacked it has %s, announced was %s", blob.ErrDigest, p.diffID, j.diffID)
 	}
 	return nil
 }
 
-func (in *intake) close() (err error) {
-	for _, m := range in.members {
+func (in *intake) Close() (err error) {
+	for _, m := range in.Members {
 		err = errors.Join(err, in.forget(m))
 	}
-	return errors.Join(err, in.r.unpin(in.pins), in.tarSource.close())
+	return errors.Join(err, in.r.unpin(in.pins), in.Tar.Close())
 }
 
 // digestIn finds a digest in the name of a layer: HEX, HEX.tar, HEX.tar.gz or

@@ -11,12 +11,13 @@ import (
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // layerJob is one layer to be made present.
 type layerJob struct {
 	nodes    []string // the layer's own node last, those below it before
-	from     layerSource
+	from     source.Layer
 	diffID   digest.Digest
 	of       int
 	progress func(Progress)
@@ -82,7 +83,7 @@ func (r *Repo) haveLayer(node string) (bool, error) {
 
 // makeLayer unpacks a layer and writes its node: with a driver that stacks,
 // or in place.
-func (r *Repo) makeLayer(ctx context.Context, s source, j layerJob) error {
+func (r *Repo) makeLayer(ctx context.Context, s source.Source, j layerJob) error {
 	var ids []string
 	if below := j.below(); below != "" {
 		err := r.view(func(g graph.Graph) error {
@@ -98,7 +99,7 @@ func (r *Repo) makeLayer(ctx context.Context, s source, j layerJob) error {
 	}
 	l := layerNode{Driver: r.drv.Name(), Folder: r.folder(), DiffID: j.diffID}
 	var err error
-	if j.from.format != "" {
+	if j.from.Format != "" {
 		l.Place, l.Size, err = r.adopt(ctx, s, j, l.Folder)
 	} else {
 		var st archive.Stats
@@ -167,7 +168,7 @@ func recordLayer(g graph.Graph, j layerJob, l layerNode) error {
 	return keep(g, j.lease, node)
 }
 
-func (r *Repo) unpack(ctx context.Context, s source, j layerJob, id string, ids []string) (st archive.Stats, err error) {
+func (r *Repo) unpack(ctx context.Context, s source.Source, j layerJob, id string, ids []string) (st archive.Stats, err error) {
 	size, err := r.openJob(ctx, s, j, func(plain *blob.Layer) error {
 		st, err = r.unpackRecorded(ctx, id, ids, plain, j.diffID)
 		return err
@@ -180,21 +181,21 @@ func (r *Repo) unpack(ctx context.Context, s source, j layerJob, id string, ids 
 
 // openJob gives a layer's stream out of its source to do, tells how far it is,
 // and gives the size of its blob.
-func (r *Repo) openJob(ctx context.Context, s source, j layerJob, do func(*blob.Layer) error) (size int64, err error) {
-	rc, size, err := s.open(j.from.name)
+func (r *Repo) openJob(ctx context.Context, s source.Source, j layerJob, do func(*blob.Layer) error) (size int64, err error) {
+	rc, size, err := s.Open(j.from.Name)
 	if err != nil {
 		return 0, err
 	}
 	defer rc.Close()
-	if j.from.size >= 0 && size != j.from.size {
-		return 0, fmt.Errorf("%w: %d bytes where %d were announced", blob.ErrSize, size, j.from.size)
+	if j.from.Size >= 0 && size != j.from.Size {
+		return 0, fmt.Errorf("%w: %d bytes where %d were announced", blob.ErrSize, size, j.from.Size)
 	}
 	// What it unpacks to is hardly ever smaller.
 	if err := r.layerRoom(size); err != nil {
 		return 0, err
 	}
 	counted := &counter{r: blob.WithContext(ctx, rc), tell: func(n int64) { j.tell(Unpacking, n, size) }}
-	plain, err := blob.OpenLayer(counted, j.from.digest, j.from.size, j.diffID)
+	plain, err := blob.OpenLayer(counted, j.from.Digest, j.from.Size, j.diffID)
 	if err != nil {
 		return 0, err
 	}

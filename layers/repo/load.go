@@ -2,7 +2,6 @@ package repo
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // Progress is told while loading, from the loading goroutine.
@@ -52,7 +52,7 @@ func (r *Repo) Load(ctx context.Context, src io.Reader, progress func(Progress))
 	return r.LoadFor(ctx, image.Platform{}, src, progress)
 }
 
-// LoadFor is Load of what the archive has for a platform. ErrPlatform if that
+// LoadFor is Load of what the archive has for a platform. image.ErrPlatform if that
 // is nothing. The zero value is this machine's, of those that an index has, and
 // whatever else there is.
 func (r *Repo) LoadFor(ctx context.Context, want image.Platform, src io.Reader, progress func(Progress)) ([]Loaded, error) {
@@ -81,8 +81,8 @@ func (r *Repo) loadStream(ctx context.Context, src io.Reader, o loading) (out []
 		from = blob.Ahead(plain)
 	}
 	s := r.newIntake(o.want, o.progress)
-	defer func() { err = errors.Join(err, s.close()) }()
-	err = eachMember(ctx, from, func(h *tar.Header, body io.Reader) error { return s.arrive(ctx, h, body) })
+	defer func() { err = errors.Join(err, s.Close()) }()
+	err = source.Each(ctx, from, func(h *tar.Header, body io.Reader) error { return s.arrive(ctx, h, body) })
 	from.Close()
 	if err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func (r *Repo) LoadPath(ctx context.Context, path, name string, progress func(Pr
 }
 
 func (r *Repo) loadPath(ctx context.Context, path string, o loading) ([]Loaded, error) {
-	s, f, err := openPath(ctx, path)
+	s, f, err := source.At(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -112,71 +112,8 @@ func (r *Repo) loadPath(ctx context.Context, path string, o loading) ([]Loaded, 
 		defer f.Close()
 		return r.loadPacked(ctx, f, o)
 	}
-	defer s.close()
+	defer s.Close()
 	return r.loadFrom(ctx, s, o)
-}
-
-// openPath opens a source where it lies, or a file that can't be read in any
-// order: one that is packed, or no regular file.
-func openPath(ctx context.Context, path string) (source, *os.File, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	if st.IsDir() {
-		root, err := os.OpenRoot(path)
-		return folderSource{root}, nil, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, f, nil
-	}
-	head, err := bufio.NewReader(io.NewSectionReader(f, 0, 6)).Peek(6)
-	if err != nil && err != io.EOF {
-		f.Close()
-		return nil, nil, err
-	}
-	if blob.Detect(head) != blob.Plain {
-		return nil, f, nil
-	}
-	s, err := indexTar(ctx, f)
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
-	return s, nil, nil
-}
-
-// openSource opens a source to be read in any order; what can't be where it
-// lies is spooled in temp.
-func openSource(ctx context.Context, path, temp string, full func() bool) (source, error) {
-	s, f, err := openPath(ctx, path)
-	if f == nil {
-		return s, err
-	}
-	defer f.Close()
-	plain, _, err := blob.Decompress(blob.WithContext(ctx, f))
-	if err != nil {
-		return nil, err
-	}
-	defer plain.Close()
-	spool, err := blob.Spool(temp)
-	if err != nil {
-		return nil, err
-	}
-	n, err := blob.Fill(spool, plain, full)
-	blob.Wrote(ctx, n)
-	if err == nil {
-		var t *tarSource
-		if t, err = indexTar(ctx, spool); err == nil {
-			return t, nil
-		}
-	}
-	spool.Close()
-	return nil, err
 }
 
 // loadPacked looks first whether all that a packed file has is here.
@@ -188,12 +125,12 @@ func (r *Repo) loadPacked(ctx context.Context, f *os.File, o loading) ([]Loaded,
 	if err != nil {
 		return nil, err
 	}
-	s, err := peek(ctx, plain)
+	s, err := source.Peek(ctx, plain)
 	plain.Close()
 	if err != nil {
 		return nil, err
 	}
-	if rs, err := recipes(s, o.want); err == nil && rename(rs, o.name) == nil && r.haveAll(rs) {
+	if rs, err := source.Recipes(s, o.want); err == nil && source.Rename(rs, o.name) == nil && r.haveAll(rs) {
 		return r.loadFrom(ctx, s, o)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -202,9 +139,9 @@ func (r *Repo) loadPacked(ctx context.Context, f *os.File, o loading) ([]Loaded,
 	return r.loadStream(ctx, f, o)
 }
 
-func (r *Repo) haveAll(rs []recipe) bool {
+func (r *Repo) haveAll(rs []source.Recipe) bool {
 	for _, rc := range rs {
-		for _, chain := range image.ChainIDs(rc.img.RootFS) {
+		for _, chain := range image.ChainIDs(rc.Image.RootFS) {
 			if ok, err := r.haveLayer(layerPrefix + chain.String()); err != nil || !ok {
 				return false
 			}
@@ -213,15 +150,15 @@ func (r *Repo) haveAll(rs []recipe) bool {
 	return true
 }
 
-func (r *Repo) loadFrom(ctx context.Context, s source, o loading) (out []Loaded, err error) {
+func (r *Repo) loadFrom(ctx context.Context, s source.Source, o loading) (out []Loaded, err error) {
 	if o.progress == nil {
 		o.progress = func(Progress) {}
 	}
-	rs, err := recipes(s, o.want)
+	rs, err := source.Recipes(s, o.want)
 	if err != nil {
 		return nil, err
 	}
-	if err := rename(rs, o.name); err != nil {
+	if err := source.Rename(rs, o.name); err != nil {
 		return nil, err
 	}
 	if in, ok := s.(*intake); ok {
@@ -242,8 +179,8 @@ func (r *Repo) loadFrom(ctx context.Context, s source, o loading) (out []Loaded,
 // loadOne unpacks what is missing of an image and then names it in one
 // transaction. The layers are pinned meanwhile, so that a removal elsewhere
 // does not take them.
-func (r *Repo) loadOne(ctx context.Context, s source, rc recipe, progress func(Progress)) (out []Loaded, err error) {
-	chains := image.ChainIDs(rc.img.RootFS)
+func (r *Repo) loadOne(ctx context.Context, s source.Source, rc source.Recipe, progress func(Progress)) (out []Loaded, err error) {
+	chains := image.ChainIDs(rc.Image.RootFS)
 	nodes := make([]string, len(chains))
 	for i, c := range chains {
 		nodes[i] = layerPrefix + c.String()
@@ -255,13 +192,13 @@ func (r *Repo) loadOne(ctx context.Context, s source, rc recipe, progress func(P
 	b := &batch{r: r}
 	defer func() { err = errors.Join(err, b.close()) }()
 	for i := range nodes {
-		job := layerJob{nodes: nodes[:i+1], from: rc.layers[i], diffID: rc.img.RootFS[i], of: len(nodes), progress: progress}
+		job := layerJob{nodes: nodes[:i+1], from: rc.Layers[i], diffID: rc.Image.RootFS[i], of: len(nodes), progress: progress}
 		made, err := b.ensure(ctx, s, job)
 		if errors.Is(err, blob.ErrNoSpace) && r.freed() {
 			made, err = b.ensure(ctx, s, job)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), rc.img.RootFS[i], err)
+			return nil, fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), rc.Image.RootFS[i], err)
 		}
 		if made {
 			unpacked++
@@ -273,29 +210,29 @@ func (r *Repo) loadOne(ctx context.Context, s source, rc recipe, progress func(P
 	if err := r.record(rc, nodes); err != nil {
 		return nil, err
 	}
-	for _, n := range rc.names {
-		out = append(out, Loaded{ID: rc.img.ID, Ref: n.Familiar(), Unpacked: unpacked})
+	for _, n := range rc.Names {
+		out = append(out, Loaded{ID: rc.Image.ID, Ref: n.Familiar(), Unpacked: unpacked})
 	}
 	if len(out) == 0 {
-		out = []Loaded{{ID: rc.img.ID, Unpacked: unpacked}}
+		out = []Loaded{{ID: rc.Image.ID, Unpacked: unpacked}}
 	}
 	return out, nil
 }
 
 // record writes an image, its edge to its topmost layer and its names. What
 // is recorded already is not written again: flash wears out.
-func (r *Repo) record(rc recipe, nodes []string) error {
-	node := imagePrefix + rc.img.ID.String()
+func (r *Repo) record(rc source.Recipe, nodes []string) error {
+	node := imagePrefix + rc.Image.ID.String()
 	if r.recorded(rc, node) {
 		return nil
 	}
 	return r.update(func(g graph.Graph) error { return putImage(g, rc, nodes) })
 }
 
-func putImage(g graph.Graph, rc recipe, nodes []string) error {
-	node := imagePrefix + rc.img.ID.String()
+func putImage(g graph.Graph, rc source.Recipe, nodes []string) error {
+	node := imagePrefix + rc.Image.ID.String()
 	if !g.Has(node) {
-		if err := store(g, node, imageNode{Config: rc.img.RawConfig, Loaded: time.Now().UTC()}); err != nil {
+		if err := store(g, node, imageNode{Config: rc.Image.RawConfig, Loaded: time.Now().UTC()}); err != nil {
 			return err
 		}
 	}
@@ -304,7 +241,7 @@ func putImage(g graph.Graph, rc recipe, nodes []string) error {
 			return err
 		}
 	}
-	for _, n := range rc.names {
+	for _, n := range rc.Names {
 		if err := setName(g, n, node); err != nil {
 			return err
 		}
@@ -312,11 +249,11 @@ func putImage(g graph.Graph, rc recipe, nodes []string) error {
 	return nil
 }
 
-func (r *Repo) recorded(rc recipe, node string) bool {
+func (r *Repo) recorded(rc source.Recipe, node string) bool {
 	same := false
 	_ = r.view(func(g graph.Graph) error {
 		same = g.Has(node)
-		for _, n := range rc.names {
+		for _, n := range rc.Names {
 			same = same && target(g, namePrefix+n.String(), kindNames) == node
 		}
 		return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/source"
 )
 
 var ctx = context.Background()
@@ -136,7 +137,7 @@ func TestLinkedLayers(t *testing.T) {
 	fs[0].link = "layer.tar" // itself
 	r = newRepo(t)
 	_, err = r.Load(ctx, bytes.NewReader(tarOf(t, fs...)), nil)
-	require.ErrorIs(t, err, errMember)
+	require.ErrorIs(t, err, source.ErrMember)
 	empty(t, r)
 }
 
@@ -173,7 +174,7 @@ func TestBadArchives(t *testing.T) {
 		raw  []byte
 		want error
 	}{
-		"no layer":                         {tarOf(t, drop(d, "x-1/layer.tar")...), errMember},
+		"no layer":                         {tarOf(t, drop(d, "x-1/layer.tar")...), source.ErrMember},
 		"no configuration":                 {tarOf(t, drop(d, ".json")...), image.ErrInvalid},
 		"no manifest":                      {tarOf(t, drop(d, "manifest.json")...), image.ErrInvalid},
 		"changed layer":                    {tarOf(t, change(d, "x-1/layer.tar", flip)...), nil},
@@ -184,7 +185,7 @@ func TestBadArchives(t *testing.T) {
 		"empty manifest":                   {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return []byte("[]") })...), image.ErrInvalid},
 		"null manifest":                    {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return []byte("null") })...), image.ErrInvalid},
 		"bad name":                         {tarOf(t, change(d, "manifest.json", func(b []byte) []byte { return bytes.Replace(b, []byte("x:1"), []byte("X Y"), 1) })...), image.ErrInvalid},
-		"layer outside":                    {tarOf(t, change(d, "manifest.json", func(b []byte) []byte { return bytes.Replace(b, []byte("x-0/layer.tar"), []byte("../../etc/passwd"), 1) })...), errMember},
+		"layer outside":                    {tarOf(t, change(d, "manifest.json", func(b []byte) []byte { return bytes.Replace(b, []byte("x-0/layer.tar"), []byte("../../etc/passwd"), 1) })...), source.ErrMember},
 		"huge manifest":                    {tarOf(t, change(d, "manifest.json", func([]byte) []byte { return bytes.Repeat([]byte("["), image.MaxJSON+1) })...), blob.ErrTooLarge},
 		"cut in a layer":                   {raw[:1500], archive.ErrBroken},
 		"cut in the middle":                {raw[:len(raw)/2], nil},
@@ -195,7 +196,7 @@ func TestBadArchives(t *testing.T) {
 		"oci: changed layer":               {tarOf(t, change(o, layerBlob, flip)...), nil},
 		"oci: another blob of the content": {tarOf(t, change(o, layerBlob, func(b []byte) []byte { b[4] ^= 1; return b })...), blob.ErrDigest},
 		"oci: cut layer":                   {tarOf(t, change(o, layerBlob, func(b []byte) []byte { return b[:len(b)-9] })...), blob.ErrSize},
-		"oci: no layer":                    {tarOf(t, drop(o, layerBlob)...), errMember},
+		"oci: no layer":                    {tarOf(t, drop(o, layerBlob)...), source.ErrMember},
 		"oci: empty index":                 {tarOf(t, change(o, "index.json", func([]byte) []byte { return []byte("{}") })...), image.ErrInvalid},
 		"oci: changed manifest":            {tarOf(t, change(o, o[3].name, func(b []byte) []byte { return append(b, ' ') })...), blob.ErrSize},
 		"oci: respelled manifest":          {tarOf(t, change(o, o[3].name, flip)...), blob.ErrDigest},
@@ -257,7 +258,7 @@ func TestIndexesAndPlatforms(t *testing.T) {
 	fs[4].body = top
 	fs = append(fs, file{name: image.BlobPath(d.Digest), body: nested})
 	here := r
-	if _, ok := image.Choose(in.Manifests, Here()); !ok {
+	if _, ok := image.Choose(in.Manifests, source.Here()); !ok {
 		t.Skip("the test's index is for amd64 only")
 	}
 	got, err := here.LoadPath(ctx, folder(t, fs), "", nil)

@@ -17,6 +17,7 @@ import (
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // Origin is where layers can be had again: an archive, a folder,
@@ -39,21 +40,21 @@ func (r *Repo) OpenOrigin(ctx context.Context, path string) (Origin, io.Closer, 
 		}
 		return o, io.NopCloser(nil), nil
 	}
-	s, err := openSource(ctx, path, r.temp(), r.freed)
+	s, err := source.Open(ctx, path, r.temp(), r.freed)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open %s to repair from: %w", path, err)
 	}
-	rs, err := recipes(s, image.Platform{})
+	rs, err := source.Recipes(s, image.Platform{})
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("open %s to repair from: %w", path, err), s.close())
+		return nil, nil, errors.Join(fmt.Errorf("open %s to repair from: %w", path, err), s.Close())
 	}
-	o := &archiveOrigin{s: s, path: path, layers: map[digest.Digest]layerSource{}}
+	o := &archiveOrigin{s: s, path: path, layers: map[digest.Digest]source.Layer{}}
 	for _, rc := range rs {
-		for i, id := range rc.img.RootFS {
-			o.layers[id] = rc.layers[i]
+		for i, id := range rc.Image.RootFS {
+			o.layers[id] = rc.Layers[i]
 		}
 	}
-	return o, closer(s.close), nil
+	return o, closer(s.Close), nil
 }
 
 type closer func() error
@@ -62,9 +63,9 @@ type closer func() error
 func (c closer) Close() error { return c() }
 
 type archiveOrigin struct {
-	s      source
+	s      source.Source
 	path   string
-	layers map[digest.Digest]layerSource
+	layers map[digest.Digest]source.Layer
 }
 
 // Layer implements Origin.
@@ -73,11 +74,11 @@ func (o *archiveOrigin) Layer(ctx context.Context, diffID digest.Digest, _ []str
 	if !ok {
 		return nil, fmt.Errorf("%w: %s has no layer %.19s", ErrNotFound, o.path, diffID)
 	}
-	rc, _, err := o.s.open(from.name)
+	rc, _, err := o.s.Open(from.Name)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := blob.OpenLayer(blob.WithContext(ctx, rc), from.digest, from.size, diffID)
+	plain, err := blob.OpenLayer(blob.WithContext(ctx, rc), from.Digest, from.Size, diffID)
 	if err != nil {
 		return nil, errors.Join(err, rc.Close())
 	}
@@ -217,7 +218,7 @@ func (r *Repo) makeAgain(ctx context.Context, node string, l layerNode, from Ori
 	}
 	r.mu.Unlock()
 	s := originSource{ctx, from, l.DiffID, images}
-	_, err = r.ensureLayer(ctx, s, layerJob{nodes: nodes, from: layerSource{size: -1}, diffID: l.DiffID, of: len(nodes), progress: func(Progress) {}})
+	_, err = r.ensureLayer(ctx, s, layerJob{nodes: nodes, from: source.Layer{Size: -1}, diffID: l.DiffID, of: len(nodes), progress: func(Progress) {}})
 	if err != nil && !known { // what is whole of it can be used as before
 		r.mu.Lock()
 		delete(r.missing, node)
@@ -254,10 +255,10 @@ type originSource struct {
 	images []string
 }
 
-func (s originSource) open(string) (io.ReadCloser, int64, error) {
+func (s originSource) Open(string) (io.ReadCloser, int64, error) {
 	rc, err := s.from.Layer(s.ctx, s.diffID, s.images)
 	return rc, 0, err
 }
 
-func (originSource) has(string) bool { return true }
-func (originSource) close() error    { return nil }
+func (originSource) Has(string) bool { return true }
+func (originSource) Close() error    { return nil }

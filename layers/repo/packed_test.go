@@ -19,6 +19,8 @@ import (
 	"github.com/coble-os/coble/layers/driver/packed"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/layout"
+	"github.com/coble-os/coble/layers/source"
 )
 
 var simpleShows = []string{"bin/", "bin/sh:shell", "label:a"}
@@ -32,20 +34,20 @@ func packedLayout(t *testing.T, f packed.Format) (dir string, files []string) {
 	from := filepath.Join(t.TempDir(), "a.tar")
 	require.NoError(t, os.WriteFile(from, pack(t, blob.Gzip, tarOf(t, docker(t, blob.Plain, simple(t, "a", "a:1"))...)), 0o600))
 	dir = filepath.Join(t.TempDir(), "packed")
-	names, err := Pack(ctx, from, dir, PackOptions{Format: f})
+	names, err := layout.Pack(ctx, from, dir, layout.Options{Format: f})
 	require.NoError(t, err)
 	require.Equal(t, []string{"a:1"}, names)
 	root, err := os.OpenRoot(dir)
 	require.NoError(t, err)
-	rs, err := recipes(folderSource{root}, image.Platform{})
+	rs, err := source.Recipes(source.Folder{Root: root}, image.Platform{})
 	require.NoError(t, err)
 	require.Len(t, rs, 1)
-	for i, l := range rs[0].layers {
-		require.Equal(t, f, l.format)
-		require.Equal(t, rs[0].img.RootFS[i], l.digest)
-		files = append(files, filepath.Join(dir, l.name))
+	for i, l := range rs[0].Layers {
+		require.Equal(t, f, l.Format)
+		require.Equal(t, rs[0].Image.RootFS[i], l.Digest)
+		files = append(files, filepath.Join(dir, l.Name))
 	}
-	require.Equal(t, map[string]string{"l": "a"}, rs[0].img.Config.Labels, "the rest of the configuration stays")
+	require.Equal(t, map[string]string{"l": "a"}, rs[0].Image.Config.Labels, "the rest of the configuration stays")
 	require.NoDirExists(t, filepath.Join(dir, "tmp"))
 	return dir, files
 }
@@ -190,8 +192,8 @@ func TestInPlaceRefused(t *testing.T) {
 	// A file under the diff id of another layer would be taken for that layer for ever.
 	body, err := os.ReadFile(files[0])
 	require.NoError(t, err)
-	_, err = newRecipe(simple(t, "a").config(t), []layerSource{
-		{digest: digest.FromBytes(body), format: packed.Squashfs}, {digest: digest.FromString("x")},
+	_, err = source.NewRecipe(simple(t, "a").config(t), []source.Layer{
+		{Digest: digest.FromBytes(body), Format: packed.Squashfs}, {Digest: digest.FromString("x")},
 	})
 	require.ErrorIs(t, err, image.ErrInvalid)
 	require.ErrorContains(t, err, "diff id")
@@ -210,14 +212,14 @@ func TestPack(t *testing.T) {
 	var index [2][]byte
 	for i := range index {
 		dir := filepath.Join(t.TempDir(), "out")
-		_, err := Pack(ctx, from, dir, PackOptions{Format: packed.Squashfs, Compression: "xz"})
+		_, err := layout.Pack(ctx, from, dir, layout.Options{Format: packed.Squashfs, Compression: "xz"})
 		require.NoError(t, err)
 		index[i], err = os.ReadFile(filepath.Join(dir, "index.json"))
 		require.NoError(t, err)
 		blobs, err := os.ReadDir(filepath.Join(dir, "blobs/sha256"))
 		require.NoError(t, err)
 		require.Len(t, blobs, 4, "two layers, a configuration and a manifest")
-		_, err = Pack(ctx, dir, filepath.Join(t.TempDir(), "again"), PackOptions{Format: packed.Squashfs})
+		_, err = layout.Pack(ctx, dir, filepath.Join(t.TempDir(), "again"), layout.Options{Format: packed.Squashfs})
 		require.ErrorContains(t, err, "squashfs already")
 
 		r, _ := where{dir: t.TempDir(), driver: "overlay"}.open(t)
@@ -229,13 +231,13 @@ func TestPack(t *testing.T) {
 	require.Equal(t, index[0], index[1])
 
 	dir := filepath.Join(t.TempDir(), "out")
-	_, err := Pack(ctx, from, dir, PackOptions{Format: packed.Squashfs, Compression: "none-such"})
+	_, err := layout.Pack(ctx, from, dir, layout.Options{Format: packed.Squashfs, Compression: "none-such"})
 	require.ErrorContains(t, err, "mksquashfs")
 	require.NoDirExists(t, dir)
-	_, err = Pack(ctx, from, t.TempDir(), PackOptions{Format: packed.Squashfs})
+	_, err = layout.Pack(ctx, from, t.TempDir(), layout.Options{Format: packed.Squashfs})
 	require.ErrorIs(t, err, os.ErrExist)
 	t.Setenv("PATH", "/nowhere")
-	_, err = Pack(ctx, from, dir, PackOptions{Format: packed.Erofs})
+	_, err = layout.Pack(ctx, from, dir, layout.Options{Format: packed.Erofs})
 	require.ErrorContains(t, err, "install erofs-utils")
 	require.Equal(t, "application/vnd.coble.layer.v1.erofs", packed.Erofs.Media())
 	require.Equal(t, packed.Format(""), packed.ByMedia(ocispec.MediaTypeImageLayerGzip))

@@ -66,7 +66,7 @@ func TestLoadFor(t *testing.T) {
 					r := newRepo(t)
 					r.small = small
 					_, err := r.LoadFor(ctx, p, bytes.NewReader(raw), nil)
-					require.ErrorIs(t, err, ErrPlatform)
+					require.ErrorIs(t, err, image.ErrPlatform)
 					require.ErrorContains(t, err, p.String())
 					empty(t, r)
 				}
@@ -81,7 +81,7 @@ func TestSaveForPlatform(t *testing.T) {
 	_, err := r.Load(ctx, bytes.NewReader(tarOf(t, archives["docker"]...)), nil)
 	require.NoError(t, err)
 	_, err = r.Save([]string{"x:arm", "x:amd"}, arm)
-	require.ErrorIs(t, err, ErrPlatform)
+	require.ErrorIs(t, err, image.ErrPlatform)
 	require.ErrorContains(t, err, "is for linux/amd64")
 	s, err := r.Save([]string{"x:arm", other.id(t).String()}, arm)
 	require.NoError(t, err)

@@ -19,6 +19,7 @@ import (
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // Event is what a pull or push tells about one layer, in Docker's words.
@@ -42,9 +43,6 @@ type Pulled struct {
 	Digest  digest.Digest // of what the name means in the registry: a manifest or an index
 	Changed bool          // the name means another image than before
 }
-
-// ErrPlatform means that an index has no image for the platform.
-var ErrPlatform = errors.New("no matching manifest")
 
 // Pull brings an image from a registry.
 //
@@ -71,29 +69,29 @@ func (r *Repo) Pull(ctx context.Context, s *registry.Session, o PullOptions) (Pu
 	if err != nil {
 		return Pulled{}, err
 	}
-	out := Pulled{ID: rc.img.ID, Digest: top.Digest, Changed: !r.means(o.Name, rc.img.ID)}
-	rc.names = []image.Name{{Repo: o.Name.Repo, Digest: top.Digest}}
+	out := Pulled{ID: rc.Image.ID, Digest: top.Digest, Changed: !r.means(o.Name, rc.Image.ID)}
+	rc.Names = []image.Name{{Repo: o.Name.Repo, Digest: top.Digest}}
 	if o.Name.Digest == "" {
-		rc.names = append(rc.names, o.Name)
+		rc.Names = append(rc.Names, o.Name)
 	}
 	err = r.withLayers(rc, func(nodes []string) error {
 		err := p.layers(ctx, rc, mf, nodes)
 		if errors.Is(err, blob.ErrNoSpace) {
-			err = errors.Join(err, r.update(func(g graph.Graph) error { return endLease(g, leasePrefix+rc.img.ID.String()) }))
+			err = errors.Join(err, r.update(func(g graph.Graph) error { return endLease(g, leasePrefix+rc.Image.ID.String()) }))
 		}
 		if err != nil {
 			return err
 		}
 		return r.recordPulled(rc, nodes, m, mf)
-	}, leasePrefix+rc.img.ID.String())
+	}, leasePrefix+rc.Image.ID.String())
 	return out, err
 }
 
 // withLayers keeps an image's layers, and more nodes, from being collected
 // meanwhile.
-func (r *Repo) withLayers(rc recipe, do func(nodes []string) error, more ...string) (err error) {
+func (r *Repo) withLayers(rc source.Recipe, do func(nodes []string) error, more ...string) (err error) {
 	var nodes []string
-	for _, c := range image.ChainIDs(rc.img.RootFS) {
+	for _, c := range image.ChainIDs(rc.Image.RootFS) {
 		nodes = append(nodes, layerPrefix+c.String())
 	}
 	pins := slices.Concat(nodes, more)
@@ -138,8 +136,8 @@ func (p *pull) resolve(ctx context.Context) (top, m registry.Manifest, err error
 		p.o.Tell(Event{ID: ref, Status: "Pulling from " + registry.Split(p.o.Name.Repo).Path})
 	}
 	for depth := 0; m.IsIndex(); depth++ {
-		if depth == maxIndexes {
-			return top, m, fmt.Errorf("%w: more than %d indexes within another", image.ErrInvalid, maxIndexes)
+		if depth == source.MaxIndexes {
+			return top, m, fmt.Errorf("%w: more than %d indexes within another", image.ErrInvalid, source.MaxIndexes)
 		}
 		list, err := image.ParseIndex(m.Raw)
 		if err != nil {
@@ -147,7 +145,7 @@ func (p *pull) resolve(ctx context.Context) (top, m registry.Manifest, err error
 		}
 		d, ok := image.Choose(list, p.o.Platform)
 		if !ok {
-			return top, m, fmt.Errorf("%w for %s in the manifest list entries", ErrPlatform, p.o.Platform)
+			return top, m, fmt.Errorf("%w for %s in the manifest list entries", image.ErrPlatform, p.o.Platform)
 		}
 		if m, err = p.s.Manifest(ctx, d.Digest.String()); err != nil {
 			return top, m, err
@@ -157,29 +155,29 @@ func (p *pull) resolve(ctx context.Context) (top, m registry.Manifest, err error
 }
 
 // recipe reads the manifest and the configuration.
-func (p *pull) recipe(ctx context.Context, m registry.Manifest) (recipe, image.Manifest, error) {
+func (p *pull) recipe(ctx context.Context, m registry.Manifest) (source.Recipe, image.Manifest, error) {
 	mf, err := image.ParseManifest(m.Raw)
 	if err != nil {
-		return recipe{}, mf, err
+		return source.Recipe{}, mf, err
 	}
-	var layers []layerSource
+	var layers []source.Layer
 	for i, l := range mf.Layers {
 		if err := checkLayerType(l); err != nil {
-			return recipe{}, mf, fmt.Errorf("layer %d: %w", i+1, err)
+			return source.Recipe{}, mf, fmt.Errorf("layer %d: %w", i+1, err)
 		}
-		layers = append(layers, layerSource{name: l.Digest.String(), digest: l.Digest, size: l.Size})
+		layers = append(layers, source.Layer{Name: l.Digest.String(), Digest: l.Digest, Size: l.Size})
 	}
 	raw, err := p.config(ctx, mf.Config)
 	if err != nil {
-		return recipe{}, mf, fmt.Errorf("configuration: %w", err)
+		return source.Recipe{}, mf, fmt.Errorf("configuration: %w", err)
 	}
-	rc, err := newRecipe(raw, layers)
+	rc, err := source.NewRecipe(raw, layers)
 	if err != nil {
 		return rc, mf, err
 	}
-	if have := (&ocispec.Platform{OS: rc.img.OS, Architecture: rc.img.Architecture, Variant: rc.img.Variant}); p.o.Asked {
+	if have := (&ocispec.Platform{OS: rc.Image.OS, Architecture: rc.Image.Architecture, Variant: rc.Image.Variant}); p.o.Asked {
 		if _, ok := image.Choose([]ocispec.Descriptor{{Platform: have}}, p.o.Platform); !ok {
-			return rc, mf, fmt.Errorf("%w: its platform is %s/%s, asked for was %s", ErrPlatform, have.OS, have.Architecture, p.o.Platform)
+			return rc, mf, fmt.Errorf("%w: its platform is %s/%s, asked for was %s", image.ErrPlatform, have.OS, have.Architecture, p.o.Platform)
 		}
 	}
 	return rc, mf, nil
@@ -209,7 +207,7 @@ func checkLayerType(d ocispec.Descriptor) error {
 }
 
 // layers brings what is missing, the lowest first.
-func (p *pull) layers(ctx context.Context, rc recipe, mf image.Manifest, nodes []string) error {
+func (p *pull) layers(ctx context.Context, rc source.Recipe, mf image.Manifest, nodes []string) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	src := &remoteSource{p: p, ctx: ctx, blobs: make([]*download.Blob, len(nodes)), told: make([]chan struct{}, len(nodes))}
@@ -283,9 +281,9 @@ func (b *batch) settle() (end func() error) {
 // layer makes one layer present. One that is unpacked from what an earlier
 // process left is tried again from nothing: a power cut may have spoiled it.
 // So is one for which the disk was full until what no image has was removed.
-func (p *pull) layer(ctx context.Context, b *batch, src *remoteSource, rc recipe, nodes []string, d ocispec.Descriptor) error {
+func (p *pull) layer(ctx context.Context, b *batch, src *remoteSource, rc source.Recipe, nodes []string, d ocispec.Descriptor) error {
 	i := len(nodes) - 1
-	job := layerJob{lease: leasePrefix + rc.img.ID.String(), nodes: nodes, from: rc.layers[i], diffID: rc.img.RootFS[i], of: len(rc.layers), progress: func(pr Progress) {
+	job := layerJob{lease: leasePrefix + rc.Image.ID.String(), nodes: nodes, from: rc.Layers[i], diffID: rc.Image.RootFS[i], of: len(rc.Layers), progress: func(pr Progress) {
 		switch pr.Status {
 		case Present:
 			p.tell(d.Digest, "Already exists", 0, 0)
@@ -363,8 +361,8 @@ func (s *remoteSource) fetch(i int) error {
 	return nil
 }
 
-// open implements source.
-func (s *remoteSource) open(string) (io.ReadCloser, int64, error) {
+// Open implements source.
+func (s *remoteSource) Open(string) (io.ReadCloser, int64, error) {
 	if s.blobs[s.at] == nil {
 		if err := s.fetch(s.at); err != nil {
 			return nil, 0, err
@@ -374,8 +372,8 @@ func (s *remoteSource) open(string) (io.ReadCloser, int64, error) {
 	return f.Reader(s.ctx), f.Descriptor().Size, nil
 }
 
-func (s *remoteSource) has(string) bool { return true }
-func (s *remoteSource) close() error    { return nil }
+func (s *remoteSource) Has(string) bool { return true }
+func (s *remoteSource) Close() error    { return nil }
 
 // spend lets go of a download that nobody needs any more.
 func (s *remoteSource) spend(i int) error {
@@ -427,13 +425,13 @@ func (p *pull) follow(ctx context.Context, f *download.Blob) {
 }
 
 // recordPulled writes all that a pull brought, in one transaction.
-func (r *Repo) recordPulled(rc recipe, nodes []string, m registry.Manifest, mf image.Manifest) error {
-	node, lease := imagePrefix+rc.img.ID.String(), leasePrefix+rc.img.ID.String()
+func (r *Repo) recordPulled(rc source.Recipe, nodes []string, m registry.Manifest, mf image.Manifest) error {
+	node, lease := imagePrefix+rc.Image.ID.String(), leasePrefix+rc.Image.ID.String()
 	leased := false
 	if err := r.view(func(g graph.Graph) error { leased = g.Has(lease); return nil }); err != nil {
 		return err
 	}
-	if old, ok, err := r.original(rc.img.ID); err == nil && ok && old.Digest == m.Digest && !leased && r.recorded(rc, node) {
+	if old, ok, err := r.original(rc.Image.ID); err == nil && ok && old.Digest == m.Digest && !leased && r.recorded(rc, node) {
 		return nil // flash wears out
 	}
 	return r.o.DB.Update(func(tx *bbolt.Tx) error {
@@ -448,10 +446,10 @@ func (r *Repo) recordPulled(rc recipe, nodes []string, m registry.Manifest, mf i
 			return err
 		}
 		for i, l := range mf.Layers {
-			if err := learn(tx, rc.img.RootFS[i], Packed{Digest: l.Digest, Size: l.Size, Type: l.MediaType, Repo: rc.names[0].Repo}); err != nil {
+			if err := learn(tx, rc.Image.RootFS[i], Packed{Digest: l.Digest, Size: l.Size, Type: l.MediaType, Repo: rc.Names[0].Repo}); err != nil {
 				return err
 			}
 		}
-		return putJSON(tx, manifestsBucket, rc.img.ID.String(), Original{Type: m.Type, Digest: m.Digest, Raw: m.Raw})
+		return putJSON(tx, manifestsBucket, rc.Image.ID.String(), Original{Type: m.Type, Digest: m.Digest, Raw: m.Raw})
 	})
 }

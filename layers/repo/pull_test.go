@@ -146,10 +146,10 @@ func TestPullChoosesThePlatform(t *testing.T) {
 	}
 	s := reg.Open(t, "multi")
 	_, err := r.Pull(ctx, s, PullOptions{Name: n, Platform: image.Platform{OS: "linux", Architecture: "s390x"}})
-	require.ErrorIs(t, err, ErrPlatform)
+	require.ErrorIs(t, err, image.ErrPlatform)
 	n.Tag = "x" // one image, for amd64 as its configuration says
 	_, err = r.Pull(ctx, s, PullOptions{Name: n, Platform: image.Platform{OS: "linux", Architecture: "s390x"}, Asked: true})
-	require.ErrorIs(t, err, ErrPlatform)
+	require.ErrorIs(t, err, image.ErrPlatform)
 }
 
 // What a registry may do wrong leaves an error that says what, and nothing

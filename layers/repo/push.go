@@ -17,6 +17,7 @@ import (
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
+	"github.com/coble-os/coble/layers/source"
 )
 
 // parallelUploads bounds the processor time and memory of packing.
@@ -48,7 +49,7 @@ func (r *Repo) Push(ctx context.Context, s *registry.Session, n image.Name, tell
 	}
 	p := &push{r: r, s: s, name: n, img: img, chains: image.ChainIDs(img.RootFS), told: tell}
 	var out Pushed
-	err = r.withLayers(recipe{img: img}, func([]string) error {
+	err = r.withLayers(source.Recipe{Image: img}, func([]string) error {
 		out, err = p.run(ctx)
 		return err
 	})

@@ -80,7 +80,7 @@ func (o *remoteOrigin) layerOf(ctx context.Context, n image.Name, diffID digest.
 	if err != nil {
 		return nil, err
 	}
-	i := slices.Index(rc.img.RootFS, diffID)
+	i := slices.Index(rc.Image.RootFS, diffID)
 	if i < 0 {
 		return nil, fmt.Errorf("%w: what the name means there now has no layer %.19s", ErrNotFound, diffID)
 	}

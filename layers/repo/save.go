@@ -41,7 +41,7 @@ type Save struct {
 
 // Save prepares an archive of images: by name, by id (which then has no
 // name in it) or by a repository's name without a tag, which means all tags
-// of it. ErrNotFound if there is no such image, ErrPlatform if one is for
+// of it. ErrNotFound if there is no such image, image.ErrPlatform if one is for
 // another platform than is wanted; the zero value is any. What it has found
 // stays until Close.
 func (r *Repo) Save(namesOrIDs []string, want image.Platform) (*Save, error) {
@@ -111,7 +111,7 @@ func (s *Save) addNode(g graph.Graph, node, name string) error {
 		}
 		if s.want != (image.Platform{}) && !s.want.Is(im.img) {
 			have := image.Platform{OS: im.img.OS, Architecture: im.img.Architecture, Variant: im.img.Variant}
-			return fmt.Errorf("%w for %s: image %s is for %s", ErrPlatform, s.want, short(im.img.ID), have)
+			return fmt.Errorf("%w for %s: image %s is for %s", image.ErrPlatform, s.want, short(im.img.ID), have)
 		}
 		s.images = append(s.images, im)
 	}

@@ -15,6 +15,7 @@ import (
 
 	layerimage "github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/layers/source"
 	"github.com/coble-os/coble/rt/engine"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
@@ -85,7 +86,7 @@ func platformOf(r *http.Request) (p layerimage.Platform, err error) {
 		}
 		text = p.String()
 	}
-	if p, err = layerimage.ParsePlatform(text, repo.Here()); err != nil {
+	if p, err = layerimage.ParsePlatform(text, source.Here()); err != nil {
 		return p, invalid("%w", err)
 	}
 	return p, nil

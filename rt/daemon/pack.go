@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/layers/driver/packed"
-	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/layers/layout"
 )
 
 // Pack is `coble pack`: an image becomes a layout that the engine uses in place. It needs no engine.
@@ -27,7 +27,7 @@ func Pack(ctx context.Context, w io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	o := repo.PackOptions{Format: packed.Format(*format), Compression: *compression}
+	o := layout.Options{Format: packed.Format(*format), Compression: *compression}
 	if o.Format != packed.Squashfs && o.Format != packed.Erofs {
 		return fmt.Errorf("pack images: no format %q: there is squashfs and erofs", *format)
 	}
@@ -37,7 +37,7 @@ func Pack(ctx context.Context, w io.Writer, args []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("pack images: it needs root, for the owners and devices of files")
 	}
-	names, err := repo.Pack(ctx, f.Arg(0), f.Arg(1), o)
+	names, err := layout.Pack(ctx, f.Arg(0), f.Arg(1), o)
 	if err != nil {
 		return fmt.Errorf("pack images: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/layers/source"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
@@ -27,7 +28,7 @@ type ImportIn struct {
 
 func (im *Store) importImage(j *job.Job, in ImportIn) (image.ID, error) {
 	if in.Platform.Architecture == "" {
-		in.Platform = repo.Here()
+		in.Platform = source.Here()
 	}
 	img, err := request.Imported(in.Comment, in.Changes, in.Platform, time.Now().UTC())
 	if err != nil {
@@ -79,7 +80,7 @@ func (im *Store) save(j *job.Job, in SaveIn) (any, error) {
 		return nil, fault.New(fault.Invalid, "save images: name at least one")
 	}
 	s, err := im.Save(in.Names, in.Platform)
-	if errors.Is(err, repo.ErrPlatform) {
+	if errors.Is(err, image.ErrPlatform) {
 		return nil, fault.New(fault.NotFound, "save images: %w", err)
 	}
 	if err != nil {

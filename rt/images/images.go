@@ -41,7 +41,7 @@ func (im *Store) load(j *job.Job, in LoadIn) ([]repo.Loaded, error) {
 		}
 		loaded, err = im.LoadFor(j.Context(), in.Platform, from, progress)
 	}
-	if errors.Is(err, repo.ErrPlatform) {
+	if errors.Is(err, image.ErrPlatform) {
 		return nil, fault.As(fault.NotFound, err)
 	}
 	if err != nil {

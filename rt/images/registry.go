@@ -12,6 +12,7 @@ import (
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/layers/source"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 	"github.com/coble-os/coble/rt/request"
@@ -31,7 +32,7 @@ func (im *Store) pull(j *job.Job, in PullIn) (any, error) {
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
 	}
-	o := repo.PullOptions{Name: n, Platform: repo.Here(), Asked: in.Platform != "", Tell: in.Tell}
+	o := repo.PullOptions{Name: n, Platform: source.Here(), Asked: in.Platform != "", Tell: in.Tell}
 	if o.Tell == nil {
 		o.Tell = func(repo.Event) {}
 	}
@@ -86,7 +87,7 @@ func CheckPlatform(img image.Image, in request.Create) error {
 	if in.Platform == "" {
 		return nil
 	}
-	want, err := image.ParsePlatform(in.Platform, repo.Here())
+	want, err := image.ParsePlatform(in.Platform, source.Here())
 	if err != nil {
 		return fault.As(fault.Invalid, err)
 	}
@@ -111,7 +112,7 @@ func registryError(err error, verb string, n image.Name) error {
 		return fault.New(fault.NotFound, "pull access denied for %s, repository does not exist or may require 'login': %w", name, err)
 	case errors.Is(err, registry.ErrUnauthorized):
 		return fault.New(fault.Unauthorized, "%s of %s refused: %w", verb, name, err)
-	case errors.Is(err, repo.ErrPlatform):
+	case errors.Is(err, image.ErrPlatform):
 		return fault.New(fault.NotFound, "%s %s: %w", verb, name, err)
 	case errors.Is(err, image.ErrInvalid), errors.Is(err, registry.ErrUnsupported):
 		return fault.New(fault.Invalid, "%s %s: %w", verb, name, err)

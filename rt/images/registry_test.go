@@ -16,7 +16,6 @@ import (
 
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/request"
 )
@@ -33,7 +32,7 @@ func TestRegistryErrors(t *testing.T) {
 		{&registry.Error{Status: 401, Codes: []registry.Code{{Code: "DENIED"}}}, "pull", fault.NotFound, "pull access denied for x:1"},
 		{&registry.Error{Status: 403}, "push", fault.Unauthorized, "push of x:1 refused"},
 		{fmt.Errorf("Head: %w", registry.ErrNoCredentials), "push", fault.Internal, "Head: no basic auth credentials"},
-		{fmt.Errorf("%w for linux/s390x", repo.ErrPlatform), "pull", fault.NotFound, "no matching manifest"},
+		{fmt.Errorf("%w for linux/s390x", image.ErrPlatform), "pull", fault.NotFound, "no matching manifest"},
 		{fmt.Errorf("x: %w", image.ErrInvalid), "pull", fault.Invalid, "invalid image"},
 		{fmt.Errorf("x: %w", registry.ErrUnsupported), "pull", fault.Invalid, "not supported"},
 		{errors.New("connection refused"), "pull", fault.Internal, "pull x:1: connection refused"},

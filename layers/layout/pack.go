@@ -1,4 +1,6 @@
-package repo
+// Package layout makes an OCI layout whose layers are squashfs or erofs files, which the kernel mounts where they lie, of one that has
+// archives. It needs the tools that make such files, and knows of no repository.
+package layout
 
 import (
 	"context"
@@ -21,10 +23,11 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver/packed"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/source"
 )
 
-// PackOptions of Pack.
-type PackOptions struct {
+// Options of Pack.
+type Options struct {
 	Format      packed.Format
 	Compression string         // as mksquashfs -comp or mkfs.erofs -z has it; empty for their default
 	Limits      archive.Limits // of one layer
@@ -36,7 +39,7 @@ type PackOptions struct {
 // images get ids of their own, since diff ids are the digests of the files.
 // The same images give the same squashfs files. It needs root, for owners,
 // devices and overlay's marks. On an error nothing is left.
-func Pack(ctx context.Context, from, to string, o PackOptions) (names []string, err error) {
+func Pack(ctx context.Context, from, to string, o Options) (names []string, err error) {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return nil, fmt.Errorf("make layout: %w", err)
 	}
@@ -45,32 +48,32 @@ func Pack(ctx context.Context, from, to string, o PackOptions) (names []string, 
 			err = errors.Join(err, os.RemoveAll(to))
 		}
 	}()
-	p := &layoutPacker{ctx: ctx, o: o, dir: to, temp: filepath.Join(to, "tmp"), done: map[digest.Digest]ocispec.Descriptor{}}
+	p := &packer{ctx: ctx, o: o, dir: to, temp: filepath.Join(to, "tmp"), done: map[digest.Digest]ocispec.Descriptor{}}
 	for _, d := range []string{p.temp, filepath.Join(to, "blobs/sha256")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("make layout: %w", err)
 		}
 	}
-	if p.src, err = openSource(ctx, from, p.temp, nil); err != nil {
+	if p.src, err = source.Open(ctx, from, p.temp, nil); err != nil {
 		return nil, fmt.Errorf("open %s: %w", from, err)
 	}
-	defer p.src.close()
+	defer p.src.Close()
 	if names, err = p.images(); err != nil {
 		return nil, err
 	}
 	return names, os.RemoveAll(p.temp)
 }
 
-type layoutPacker struct {
+type packer struct {
 	ctx       context.Context
-	o         PackOptions
-	src       source
+	o         Options
+	src       source.Source
 	dir, temp string
 	done      map[digest.Digest]ocispec.Descriptor // packed layers by the diff id that they had
 }
 
-func (p *layoutPacker) images() (names []string, err error) {
-	rs, err := recipes(p.src, image.Platform{})
+func (p *packer) images() (names []string, err error) {
+	rs, err := source.Recipes(p.src, image.Platform{})
 	if err != nil {
 		return nil, err
 	}
@@ -80,11 +83,11 @@ func (p *layoutPacker) images() (names []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(rc.names) == 0 {
+		if len(rc.Names) == 0 {
 			index.Manifests = append(index.Manifests, d)
 			names = append(names, d.Digest.String())
 		}
-		for _, n := range rc.names {
+		for _, n := range rc.Names {
 			d.Annotations = map[string]string{ocispec.AnnotationRefName: n.Familiar()}
 			index.Manifests = append(index.Manifests, d)
 			names = append(names, n.Familiar())
@@ -100,16 +103,16 @@ func (p *layoutPacker) images() (names []string, err error) {
 	return names, p.file("index.json", raw)
 }
 
-func (p *layoutPacker) image(rc recipe) (ocispec.Descriptor, error) {
+func (p *packer) image(rc source.Recipe) (ocispec.Descriptor, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
-	for i, l := range rc.layers {
-		d, err := p.layer(l, rc.img.RootFS[i])
+	for i, l := range rc.Layers {
+		d, err := p.layer(l, rc.Image.RootFS[i])
 		if err != nil {
-			return d, fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(rc.layers), rc.img.RootFS[i], err)
+			return d, fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(rc.Layers), rc.Image.RootFS[i], err)
 		}
 		m.Layers = append(m.Layers, d)
 	}
-	config, err := withDiffs(rc.img.RawConfig, m.Layers)
+	config, err := withDiffs(rc.Image.RawConfig, m.Layers)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -121,7 +124,7 @@ func (p *layoutPacker) image(rc recipe) (ocispec.Descriptor, error) {
 		return ocispec.Descriptor{}, err
 	}
 	d, err := p.blob(ocispec.MediaTypeImageManifest, raw)
-	d.Platform = &ocispec.Platform{OS: rc.img.OS, Architecture: rc.img.Architecture, Variant: rc.img.Variant}
+	d.Platform = &ocispec.Platform{OS: rc.Image.OS, Architecture: rc.Image.Architecture, Variant: rc.Image.Variant}
 	return d, err
 }
 
@@ -143,12 +146,12 @@ func withDiffs(raw []byte, layers []ocispec.Descriptor) ([]byte, error) {
 }
 
 // layer packs a layer, unless it is one that was packed before.
-func (p *layoutPacker) layer(l layerSource, diff digest.Digest) (d ocispec.Descriptor, err error) {
+func (p *packer) layer(l source.Layer, diff digest.Digest) (d ocispec.Descriptor, err error) {
 	if d, ok := p.done[diff]; ok {
 		return d, nil
 	}
-	if l.format != "" {
-		return d, fmt.Errorf("it is a %s already", l.format)
+	if l.Format != "" {
+		return d, fmt.Errorf("it is a %s already", l.Format)
 	}
 	tree, file := filepath.Join(p.temp, "tree"), filepath.Join(p.temp, "file")
 	if err := p.unpack(l, diff, tree); err != nil {
@@ -177,13 +180,13 @@ func (p *layoutPacker) layer(l layerSource, diff digest.Digest) (d ocispec.Descr
 	return d, os.Rename(file, filepath.Join(p.dir, image.BlobPath(d.Digest)))
 }
 
-func (p *layoutPacker) unpack(l layerSource, diff digest.Digest, tree string) error {
-	rc, _, err := p.src.open(l.name)
+func (p *packer) unpack(l source.Layer, diff digest.Digest, tree string) error {
+	rc, _, err := p.src.Open(l.Name)
 	if err != nil {
 		return err
 	}
 	defer rc.Close()
-	plain, err := blob.OpenLayer(blob.WithContext(p.ctx, rc), l.digest, l.size, diff)
+	plain, err := blob.OpenLayer(blob.WithContext(p.ctx, rc), l.Digest, l.Size, diff)
 	if err != nil {
 		return err
 	}
@@ -227,8 +230,8 @@ func settleTimes(tree string, began time.Time) error {
 }
 
 // run has the tool make the file.
-func (p *layoutPacker) run(tree, file string) error {
-	words, from := packCommand(p.o, tree, file)
+func (p *packer) run(tree, file string) error {
+	words, from := command(p.o, tree, file)
 	path, err := exec.LookPath(words[0])
 	if err != nil {
 		return fmt.Errorf("find %s: %w: install %s", words[0], err, from)
@@ -239,8 +242,8 @@ func (p *layoutPacker) run(tree, file string) error {
 	return nil
 }
 
-// packCommand is what makes file of tree, and the Debian package that has it.
-func packCommand(o PackOptions, tree, file string) (words []string, from string) {
+// command is what makes file of tree, and the Debian package that has it.
+func command(o Options, tree, file string) (words []string, from string) {
 	if o.Format == packed.Erofs {
 		words = []string{"mkfs.erofs", "--quiet", "-U", "00000000-0000-0000-0000-000000000000"}
 		if o.Compression != "" {
@@ -255,12 +258,12 @@ func packCommand(o PackOptions, tree, file string) (words []string, from string)
 	return words, "squashfs-tools"
 }
 
-func (p *layoutPacker) blob(kind string, raw []byte) (ocispec.Descriptor, error) {
+func (p *packer) blob(kind string, raw []byte) (ocispec.Descriptor, error) {
 	d := ocispec.Descriptor{MediaType: kind, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 	return d, p.file(image.BlobPath(d.Digest), raw)
 }
 
-func (p *layoutPacker) file(name string, raw []byte) error {
+func (p *packer) file(name string, raw []byte) error {
 	if err := os.WriteFile(filepath.Join(p.dir, name), raw, 0o644); err != nil {
 		return fmt.Errorf("write layout: %w", err)
 	}

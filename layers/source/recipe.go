@@ -1,4 +1,4 @@
-package repo
+package source
 
 import (
 	"errors"
@@ -18,38 +18,38 @@ import (
 	"github.com/coble-os/coble/layers/image"
 )
 
-// recipe is one image as its source describes it: all that has to be known
+// Recipe is one image as its source describes it: all that has to be known
 // before a layer is touched.
-type recipe struct {
-	img    image.Image
-	names  []image.Name
-	layers []layerSource // lowest first; as many as img.RootFS
+type Recipe struct {
+	Image  image.Image
+	Names  []image.Name
+	Layers []Layer // lowest first; as many as img.RootFS
 }
 
-// layerSource says where a layer's blob is and what it must be.
-type layerSource struct {
-	name   string        // in the source
-	digest digest.Digest // of the blob; empty if not announced
-	size   int64         // of the blob; -1 if not announced
-	format packed.Format // "" for an archive
+// Layer says where a layer's blob is and what it must be.
+type Layer struct {
+	Name   string        // in the source
+	Digest digest.Digest // of the blob; empty if not announced
+	Size   int64         // of the blob; -1 if not announced
+	Format packed.Format // "" for an archive
 }
 
-// recipes reads what images a source has for this machine, or, with a
-// platform, those for that alone: ErrPlatform if there are none.
-func recipes(s source, want image.Platform) ([]recipe, error) {
-	docker, oci := s.has("manifest.json"), s.has("index.json")
+// Recipes reads what images a source has for this machine, or, with a
+// platform, those for that alone: image.ErrPlatform if there are none.
+func Recipes(s Source, want image.Platform) ([]Recipe, error) {
+	docker, oci := s.Has("manifest.json"), s.Has("index.json")
 	switch {
 	case docker && want == image.Platform{}:
 		return dockerRecipes(s)
 	case oci && want == image.Platform{}:
 		return ociRecipes(s, want)
-	case !docker && !oci && s.has("repositories"):
+	case !docker && !oci && s.Has("repositories"):
 		return nil, fmt.Errorf("%w: an archive of Docker before 1.10, without manifest.json", image.ErrInvalid)
 	case !docker && !oci:
 		return nil, fmt.Errorf("%w: neither a docker-archive (no manifest.json) nor an OCI layout (no index.json)", image.ErrInvalid)
 	}
-	other := func(rc recipe) bool { return !want.Is(rc.img) }
-	var rs []recipe
+	other := func(rc Recipe) bool { return !want.Is(rc.Image) }
+	var rs []Recipe
 	var err error
 	if docker {
 		rs, err = dockerRecipes(s)
@@ -60,12 +60,12 @@ func recipes(s source, want image.Platform) ([]recipe, error) {
 		rs = slices.DeleteFunc(rs, other)
 	}
 	if err == nil && len(rs) == 0 {
-		err = fmt.Errorf("%w for %s in the archive", ErrPlatform, want)
+		err = fmt.Errorf("%w for %s in the archive", image.ErrPlatform, want)
 	}
 	return rs, err
 }
 
-func dockerRecipes(s source) ([]recipe, error) {
+func dockerRecipes(s Source) ([]Recipe, error) {
 	raw, err := small(s, "manifest.json")
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func dockerRecipes(s source) ([]recipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []recipe
+	var out []Recipe
 	for _, a := range list {
 		rc, err := dockerRecipe(s, a)
 		if err != nil {
@@ -85,23 +85,23 @@ func dockerRecipes(s source) ([]recipe, error) {
 	return out, nil
 }
 
-func dockerRecipe(s source, a image.Archived) (recipe, error) {
+func dockerRecipe(s Source, a image.Archived) (Recipe, error) {
 	raw, err := small(s, a.Config)
 	if err != nil {
-		return recipe{}, fmt.Errorf("configuration: %w", err)
+		return Recipe{}, fmt.Errorf("configuration: %w", err)
 	}
 	if want := digestInName(a.Config); want != "" && digest.FromBytes(raw) != want {
-		return recipe{}, fmt.Errorf("configuration %s: %w", a.Config, blob.ErrDigest)
+		return Recipe{}, fmt.Errorf("configuration %s: %w", a.Config, blob.ErrDigest)
 	}
-	var layers []layerSource
+	var layers []Layer
 	for _, l := range a.Layers {
-		ls := layerSource{name: l, size: -1}
+		ls := Layer{Name: l, Size: -1}
 		if strings.HasPrefix(l, "blobs/sha256/") {
-			ls.digest = digestInName(l)
+			ls.Digest = digestInName(l)
 		}
 		layers = append(layers, ls)
 	}
-	rc, err := newRecipe(raw, layers)
+	rc, err := NewRecipe(raw, layers)
 	if err != nil {
 		return rc, err
 	}
@@ -110,7 +110,7 @@ func dockerRecipe(s source, a image.Archived) (recipe, error) {
 		if err != nil {
 			return rc, err
 		}
-		rc.names = append(rc.names, n)
+		rc.Names = append(rc.Names, n)
 	}
 	return rc, nil
 }
@@ -126,26 +126,27 @@ func digestInName(name string) digest.Digest {
 	return d
 }
 
-func newRecipe(config []byte, layers []layerSource) (recipe, error) {
+// NewRecipe is that of an image with this configuration; a layer each of what that has.
+func NewRecipe(config []byte, layers []Layer) (Recipe, error) {
 	img, err := image.ParseConfig(config)
 	if err != nil {
-		return recipe{}, err
+		return Recipe{}, err
 	}
 	if len(img.RootFS) != len(layers) {
-		return recipe{}, fmt.Errorf("%w: manifest has %d layers, configuration has %d", image.ErrInvalid, len(layers), len(img.RootFS))
+		return Recipe{}, fmt.Errorf("%w: manifest has %d layers, configuration has %d", image.ErrInvalid, len(layers), len(img.RootFS))
 	}
 	for i, l := range layers {
-		if l.format != "" && l.digest != img.RootFS[i] {
-			return recipe{}, fmt.Errorf("%w: layer %d is a %s, and its diff id is not the digest of the file", image.ErrInvalid, i+1, l.format)
+		if l.Format != "" && l.Digest != img.RootFS[i] {
+			return Recipe{}, fmt.Errorf("%w: layer %d is a %s, and its diff id is not the digest of the file", image.ErrInvalid, i+1, l.Format)
 		}
 	}
-	return recipe{img: img, layers: layers}, nil
+	return Recipe{Image: img, Layers: layers}, nil
 }
 
-// maxIndexes is how deep an index may point at an index.
-const maxIndexes = 3
+// MaxIndexes is how deep an index may point at an index.
+const MaxIndexes = 3
 
-func ociRecipes(s source, want image.Platform) ([]recipe, error) {
+func ociRecipes(s Source, want image.Platform) ([]Recipe, error) {
 	raw, err := small(s, "index.json")
 	if err != nil {
 		return nil, err
@@ -154,17 +155,17 @@ func ociRecipes(s source, want image.Platform) ([]recipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []recipe
+	var out []Recipe
 	for _, g := range byName(list) {
-		rc, err := ociChoose(s, g.list, want, maxIndexes)
-		if errors.Is(err, ErrPlatform) && want != (image.Platform{}) {
+		rc, err := ociChoose(s, g.list, want, MaxIndexes)
+		if errors.Is(err, image.ErrPlatform) && want != (image.Platform{}) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
 		if g.name.Repo != "" {
-			rc.names = append(rc.names, g.name)
+			rc.Names = append(rc.Names, g.name)
 		}
 		out = append(out, rc)
 	}
@@ -217,51 +218,51 @@ func Here() image.Platform {
 
 // ociChoose reads the one of several images that is for a platform, this
 // machine's if that is the zero value.
-func ociChoose(s source, list []ocispec.Descriptor, want image.Platform, depth int) (recipe, error) {
+func ociChoose(s Source, list []ocispec.Descriptor, want image.Platform, depth int) (Recipe, error) {
 	p := want
 	if p == (image.Platform{}) {
 		p = Here()
 	}
 	d, ok := image.Choose(list, p)
 	if !ok {
-		return recipe{}, fmt.Errorf("%w: %w for %s among %d", image.ErrInvalid, ErrPlatform, p, len(list))
+		return Recipe{}, fmt.Errorf("%w: %w for %s among %d", image.ErrInvalid, image.ErrPlatform, p, len(list))
 	}
 	raw, err := readDescribed(s, d)
 	if err != nil {
-		return recipe{}, fmt.Errorf("manifest: %w", err)
+		return Recipe{}, fmt.Errorf("manifest: %w", err)
 	}
 	if !image.IsIndex(d) {
 		return manifestRecipe(s, raw)
 	}
 	if depth == 0 {
-		return recipe{}, fmt.Errorf("%w: more than %d indexes within another", image.ErrInvalid, maxIndexes)
+		return Recipe{}, fmt.Errorf("%w: more than %d indexes within another", image.ErrInvalid, MaxIndexes)
 	}
 	nested, err := image.ParseIndex(raw)
 	if err != nil {
-		return recipe{}, err
+		return Recipe{}, err
 	}
 	return ociChoose(s, nested, want, depth-1)
 }
 
-func manifestRecipe(s source, raw []byte) (recipe, error) {
+func manifestRecipe(s Source, raw []byte) (Recipe, error) {
 	m, err := image.ParseManifest(raw)
 	if err != nil {
-		return recipe{}, err
+		return Recipe{}, err
 	}
 	config, err := readDescribed(s, m.Config)
 	if err != nil {
-		return recipe{}, fmt.Errorf("configuration: %w", err)
+		return Recipe{}, fmt.Errorf("configuration: %w", err)
 	}
-	var layers []layerSource
+	var layers []Layer
 	for _, l := range m.Layers {
-		layers = append(layers, layerSource{name: image.BlobPath(l.Digest), digest: l.Digest, size: l.Size, format: packed.ByMedia(l.MediaType)})
+		layers = append(layers, Layer{Name: image.BlobPath(l.Digest), Digest: l.Digest, Size: l.Size, Format: packed.ByMedia(l.MediaType)})
 	}
-	return newRecipe(config, layers)
+	return NewRecipe(config, layers)
 }
 
 // readDescribed reads a small blob and checks it against its descriptor.
-func readDescribed(s source, d ocispec.Descriptor) ([]byte, error) {
-	rc, _, err := s.open(image.BlobPath(d.Digest))
+func readDescribed(s Source, d ocispec.Descriptor) ([]byte, error) {
+	rc, _, err := s.Open(image.BlobPath(d.Digest))
 	if err != nil {
 		return nil, err
 	}
@@ -273,8 +274,8 @@ func readDescribed(s source, d ocispec.Descriptor) ([]byte, error) {
 	return raw, nil
 }
 
-// rename gives the recipes' one image another name.
-func rename(rs []recipe, name string) error {
+// Rename gives the recipes' one image another name.
+func Rename(rs []Recipe, name string) error {
 	if name == "" {
 		return nil
 	}
@@ -288,6 +289,6 @@ func rename(rs []recipe, name string) error {
 	if n.Digest != "" {
 		return errors.New("name an image: a digest can't be given")
 	}
-	rs[0].names = []image.Name{n}
+	rs[0].Names = []image.Name{n}
 	return nil
 }
