@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -14,15 +13,17 @@ import (
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
-// ensure makes the bridge, if link, what there is of its name, is nil; returns it and switches forwarding on. Called with mu held.
-func (h *Host) ensure(n Network, link netlink.Link) (netlink.Link, error) {
+// ensure makes the bridge, if none of these links, which are all of the host's, is it, returns it and switches forwarding on. Called
+// with mu held.
+func (h *Host) ensure(n Network, links picture) (*link, error) {
+	link := links.named(n.Bridge)
 	if link != nil && h.ready[n.Bridge] == n {
 		return link, nil
 	}
-	if link != nil && link.Type() != "bridge" {
-		return nil, fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.Type())
+	if link != nil && link.kind != "bridge" {
+		return nil, fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.kind)
 	}
-	if err := h.Free(n); err != nil {
+	if err := h.free(n, links); err != nil {
 		return nil, err
 	}
 	if link == nil {
@@ -31,24 +32,24 @@ func (h *Host) ensure(n Network, link netlink.Link) (netlink.Link, error) {
 			return nil, err
 		}
 		h.made = true
-		if err := netlink.LinkSetAlias(link, alias(h.name)); err != nil {
-			return nil, fmt.Errorf("mark bridge %s: %w", n.Bridge, errors.Join(err, netlink.LinkDel(link)))
+		if err := netlink.LinkSetAlias(link.device(), alias(h.name)); err != nil {
+			return nil, fmt.Errorf("mark bridge %s: %w", n.Bridge, errors.Join(err, netlink.LinkDel(link.device())))
 		}
 	}
 	for _, p := range []netip.Prefix{netip.PrefixFrom(n.Gateway4, max(n.V4.Bits(), 0)), netip.PrefixFrom(n.Gateway6, max(n.V6.Bits(), 0))} {
 		if !p.Addr().IsValid() {
 			continue
 		}
-		if err := netlink.AddrReplace(link, address(p)); err != nil {
+		if err := netlink.AddrReplace(link.device(), address(p)); err != nil {
 			return nil, fmt.Errorf("set address %s of bridge %s: %w", p, n.Bridge, err)
 		}
 	}
-	if link.Attrs().Group != nft.LinkGroup {
-		if err := netlink.LinkSetGroup(link, nft.LinkGroup); err != nil {
+	if link.group != nft.LinkGroup {
+		if err := netlink.LinkSetGroup(link.device(), nft.LinkGroup); err != nil {
 			return nil, fmt.Errorf("mark bridge %s: %w", n.Bridge, err)
 		}
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
+	if err := netlink.LinkSetUp(link.device()); err != nil {
 		return nil, fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
 	}
 	// A published port is reached from the host's own 127.0.0.1 too; the rules keep others away from there.
@@ -68,22 +69,26 @@ func (h *Host) Free(n Network) error {
 	if err != nil {
 		return err
 	}
+	return h.free(n, links)
+}
+
+func (h *Host) free(n Network, links picture) error {
 	for _, l := range links {
 		if !h.others(l) {
 			continue
 		}
-		if l.Attrs().Name == n.Bridge {
-			return fmt.Errorf("make bridge %s: it is that of %s: %w; give the bridge another name", n.Bridge, l.Attrs().Alias, ErrTaken)
+		if l.name == n.Bridge {
+			return fmt.Errorf("make bridge %s: it is that of %s: %w; give the bridge another name", n.Bridge, l.alias, ErrTaken)
 		}
-		addrs, err := dump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
+		addrs, err := dump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(l.device(), netlink.FAMILY_ALL) })
 		if err != nil && !gone(err) {
-			return fmt.Errorf("list addresses of %s: %w", l.Attrs().Name, err)
+			return fmt.Errorf("list addresses of %s: %w", l.name, err)
 		}
 		for _, a := range addrs {
 			ip, _ := netip.AddrFromSlice(a.IP)
 			ones, _ := a.Mask.Size()
 			if p := netip.PrefixFrom(ip.Unmap(), ones); !ip.IsLinkLocalUnicast() && (n.V4.IsValid() && p.Overlaps(n.V4) || n.V6.IsValid() && p.Overlaps(n.V6)) {
-				return fmt.Errorf("make bridge %s: %s has %s: %w; give the network another subnet", n.Bridge, l.Attrs().Name, p, ErrTaken)
+				return fmt.Errorf("make bridge %s: %s has %s: %w; give the network another subnet", n.Bridge, l.name, p, ErrTaken)
 			}
 		}
 	}
@@ -91,12 +96,11 @@ func (h *Host) Free(n Network) error {
 }
 
 // others tells whether a link is another engine's bridge.
-func (h *Host) others(l netlink.Link) bool {
-	a := l.Attrs().Alias
-	return l.Type() == "bridge" && strings.HasPrefix(a, alias("")) && a != alias(h.name)
+func (h *Host) others(l *link) bool {
+	return l.kind == "bridge" && strings.HasPrefix(l.alias, alias("")) && l.alias != alias(h.name)
 }
 
-func makeBridge(n Network) (netlink.Link, error) {
+func makeBridge(n Network) (*link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = n.Bridge, n.MTU
 	attrs.HardwareAddr = MACFor(n.Gateway4)
@@ -109,45 +113,27 @@ func makeBridge(n Network) (netlink.Link, error) {
 		}
 		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, err)
 	}
-	return netlink.LinkByName(n.Bridge)
+	made, err := netlink.LinkByName(n.Bridge)
+	if err != nil {
+		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, err)
+	}
+	return &link{index: int32(made.Attrs().Index), mtu: int32(made.Attrs().MTU), name: n.Bridge, kind: "bridge"}, nil
 }
 
-// named finds a link in a list by its name or another name of its (ip-link(8), property), as the kernel does; nil if there is none.
-func named(links []netlink.Link, name string) netlink.Link {
-	for _, l := range links {
-		if a := l.Attrs(); a.Name == name || slices.Contains(a.AltNames, name) {
-			return l
-		}
-	}
-	return nil
-}
-
-// rejoin puts links back onto a bridge that was removed and is there again. Called with mu held.
-func (h *Host) rejoin(c Config, links []netlink.Link) error {
-	byName := map[string]netlink.Link{}
-	for _, l := range links {
-		byName[l.Attrs().Name] = l
-	}
+// rejoin puts links back onto their bridges.
+func rejoin(c Config, links picture, astray []*link) error {
 	apart := map[string]bool{}
 	for _, n := range c.Networks {
 		apart[n.Bridge] = !n.ICC
 	}
-	h.gone = nil
-	for name, want := range c.Links {
-		link, bridge := byName[name], byName[want.Bridge]
-		if link == nil {
-			h.gone = append(h.gone, name)
-			continue
+	for _, l := range astray {
+		bridge := c.Links[l.name].Bridge
+		if err := netlink.LinkSetMaster(l.device(), links[bridge].device()); err != nil {
+			return fmt.Errorf("put link %s back onto bridge %s: %w", l.name, bridge, err)
 		}
-		if bridge == nil || link.Attrs().MasterIndex == bridge.Attrs().Index {
-			continue
-		}
-		if err := netlink.LinkSetMaster(link, bridge); err != nil {
-			return fmt.Errorf("put link %s back onto bridge %s: %w", name, want.Bridge, err)
-		}
-		if apart[want.Bridge] {
-			if err := netlink.LinkSetIsolated(link, true); err != nil {
-				return fmt.Errorf("keep link %s apart from others: %w", name, err)
+		if apart[bridge] {
+			if err := netlink.LinkSetIsolated(l.device(), true); err != nil {
+				return fmt.Errorf("keep link %s apart from others: %w", l.name, err)
 			}
 		}
 	}

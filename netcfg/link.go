@@ -36,8 +36,14 @@ type Way struct {
 func (h *Host) Plug(n Network, e Endpoint) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	there, _ := netlink.LinkByName(n.Bridge)
-	bridge, err := h.ensure(n, there)
+	links, err := h.view.look()
+	if err == nil && (h.ready[n.Bridge] != n || links.named(n.Bridge) == nil) {
+		links, err = h.view.list()
+	}
+	if err != nil {
+		return err
+	}
+	bridge, err := h.ensure(n, links)
 	if err != nil {
 		return err
 	}
@@ -48,10 +54,10 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 	defer host.Close()
 	mtu := n.MTU
 	if mtu == 0 {
-		mtu = bridge.Attrs().MTU
+		mtu = int(bridge.mtu)
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = e.HostIf, bridge.Attrs().Index, mtu, nft.LinkGroup
+	attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = e.HostIf, int(bridge.index), mtu, nft.LinkGroup
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.IfName, PeerHardwareAddr: e.MAC, PeerNamespace: netlink.NsPid(e.Pid), PeerMTU: uint32(mtu)}
 	err = host.LinkAdd(veth)
 	if errors.Is(err, unix.EEXIST) { // of a start that was cut short

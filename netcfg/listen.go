@@ -3,7 +3,6 @@ package netcfg
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -38,8 +37,8 @@ func Where(names []string, zones map[string][]string) (Listen, error) {
 		// What is too long for a link stays in: it matches none, where an empty list would be everywhere.
 		l.Links = append(append(l.Links, name), zones[name]...)
 		for _, link := range links {
-			if a := link.Attrs(); a.Alias == name || slices.Contains(a.AltNames, name) {
-				l.Links = append(l.Links, a.Name)
+			if link.alias == name || slices.Contains(link.others, name) {
+				l.Links = append(l.Links, link.name)
 			}
 		}
 	}
@@ -84,10 +83,11 @@ func Entries() ([]string, error) {
 	}
 	var names []string
 	for _, link := range links {
-		if a := link.Attrs(); a.MasterIndex == 0 && a.Group != nft.LinkGroup && a.Flags&net.FlagLoopback == 0 {
-			names = append(names, a.Name)
+		if link.master == 0 && link.group != nft.LinkGroup && link.flags&unix.IFF_LOOPBACK == 0 {
+			names = append(names, link.name)
 		}
 	}
+	slices.Sort(names)
 	return names, nil
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/hostfw"
 	"github.com/coble-os/coble/netcfg/nft"
 	"github.com/coble-os/coble/netcfg/proxy"
@@ -58,6 +57,8 @@ type Host struct {
 	proxy *proxy.Proxy
 	count *nft.Counts
 	blind error            // why what goes through published ports is not counted; guarded by mu
+	view  view             // guarded by mu
+	rest  rest             // guarded by mu
 	made  bool             // a bridge was, since Set began; guarded by mu
 	taken map[string]error // networks that the last Set left out, by bridge; guarded by mu
 	gone  []string         // links that were wanted at the last Set and were not there; guarded by mu
@@ -79,12 +80,23 @@ func (h *Host) Loose() error {
 func alias(name string) string { return "coble:" + name }
 
 // Set brings bridges, links and rules to the desired state. With nothing wanted and nothing there it does nothing. A
-// second call with the same configuration sends nothing to the kernel but questions. A network that another engine has is left
-// out (Taken).
+// second call with the same configuration sends nothing to the kernel but questions, and those do not grow with the number of
+// links. A network that another engine has is left out (Taken).
 func (h *Host) Set(c Config) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	links, stale, err := h.dropStale(c)
+	links, err := h.view.look()
+	if err != nil {
+		return err
+	}
+	s := h.survey(c, links)
+	if !s.settled() { // decide on what is so for sure
+		if links, err = h.view.list(); err != nil {
+			return err
+		}
+		s = h.survey(c, links)
+	}
+	stale, err := h.dropStale(s)
 	if err != nil || len(c.Networks) == 0 && !stale {
 		return err
 	}
@@ -92,7 +104,7 @@ func (h *Host) Set(c Config) error {
 	r := nft.Rules{Table: h.name, Ports: c.Ports}
 	h.taken = map[string]error{}
 	for _, n := range c.Networks {
-		_, err := h.ensure(n, named(links, n.Bridge))
+		_, err := h.ensure(n, links)
 		if errors.Is(err, ErrTaken) { // the others need not suffer
 			h.taken[n.Bridge] = err
 			continue
@@ -103,13 +115,15 @@ func (h *Host) Set(c Config) error {
 		r.Networks = append(r.Networks, n.Network)
 	}
 	if h.made {
-		if links, err = listLinks(); err != nil {
+		if links, err = h.view.list(); err != nil {
 			return err
 		}
+		s = h.survey(c, links)
 	}
-	if err := h.rejoin(c, links); err != nil {
+	if err := rejoin(c, links, s.astray); err != nil {
 		return err
 	}
+	h.gone = s.missing
 	if err := h.watchLinks(c.Links); err != nil {
 		return err
 	}
@@ -169,7 +183,7 @@ func (h *Host) watch(l Link) error {
 	}
 	h.unwatch(l.Name)
 	h.known[l.Name] = l
-	return h.links.Add(l)
+	return h.beside(func() error { return h.links.Add(l) })
 }
 
 func (h *Host) unwatch(name string) error {
@@ -178,58 +192,26 @@ func (h *Host) unwatch(name string) error {
 		return nil
 	}
 	delete(h.known, name)
-	return h.links.Drop(l)
+	return h.beside(func() error { return h.links.Drop(l) })
 }
 
-// dropStale removes the engine's bridges, the links on them and the parents that nobody wants, and returns what links there
-// were and whether a bridge is gone. Called with mu held.
-func (h *Host) dropStale(c Config) (links []netlink.Link, dropped bool, err error) {
-	if links, err = listLinks(); err != nil {
-		return nil, false, err
-	}
-	wanted, ours := map[string]bool{}, map[int]bool{}
-	for _, n := range c.Networks {
-		wanted[n.Bridge] = true
-	}
-	for _, n := range c.Attached {
-		wanted[n.Parent] = true
-	}
-	for _, l := range links {
-		if a := l.Attrs(); a.Alias == alias(h.name) || l.Type() == "bridge" && wanted[a.Name] && !h.others(l) {
-			ours[a.Index] = true
+// dropStale removes what is stale, and tells whether a bridge is gone. Called with mu held.
+func (h *Host) dropStale(s survey) (dropped bool, err error) {
+	for _, l := range s.stale {
+		if err := netlink.LinkDel(l.device()); err != nil && !gone(err) {
+			return false, fmt.Errorf("remove link %s: %w", l.name, err)
 		}
-	}
-	for _, l := range links {
-		a := l.Attrs()
-		_, used := c.Links[a.Name]
-		link := ours[a.MasterIndex] && a.Group == nft.LinkGroup && !used // the owner may put links of his own on a bridge
-		made := ours[a.Index] && !wanted[a.Name]
-		if !link && !made {
-			continue
-		}
-		if err := netlink.LinkDel(l); err != nil && !gone(err) {
-			return nil, false, fmt.Errorf("remove link %s: %w", a.Name, err)
-		}
-		if made && l.Type() == "bridge" {
-			delete(h.ready, a.Name)
+		if l.kind == "bridge" {
+			delete(h.ready, l.name)
 			dropped = true
 		}
 	}
-	return links, dropped, nil
+	return dropped, nil
 }
 
 func gone(err error) bool {
 	var notFound netlink.LinkNotFoundError
 	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
-}
-
-// listLinks are all of the host's.
-func listLinks() ([]netlink.Link, error) {
-	links, err := dump.List(netlink.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	return links, nil
 }
 
 // Exists tells whether the host has a link of that name.
@@ -246,7 +228,10 @@ func CleanUp(name, bridge string) error {
 	if l, lerr := netlink.LinkByName(bridge); lerr == nil && l.Attrs().Alias == "" && l.Type() == "bridge" {
 		err = errors.Join(err, netlink.LinkSetAlias(l, alias(name)))
 	}
-	_, _, derr := h.dropStale(Config{})
+	links, derr := h.view.list()
+	if derr == nil {
+		_, derr = h.dropStale(h.survey(Config{}, links))
+	}
 	return errors.Join(err, derr)
 }
 

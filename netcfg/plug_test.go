@@ -19,8 +19,8 @@ import (
 
 // BenchmarkPlug compares the network's part of a container's start with the same calls in a bare loop: the link, its elements of
 // the sets, up, and in the container loopback, address, up and route, by sockets that are open already where they can be. Each
-// turn does both, on hosts with few and with a thousand other links. The median of Plug's ratios must be at most 1.3; Set, which
-// looks at all links first, is reported with it as the whole.
+// turn does both, on hosts with few and with a thousand other links. The median of the ratios must be at most 1.3, with what
+// Set has to look at before.
 func BenchmarkPlug(b *testing.B) {
 	for _, others := range []int{0, 1000} {
 		b.Run(fmt.Sprint("links=", others), func(b *testing.B) {
@@ -38,7 +38,7 @@ func BenchmarkPlug(b *testing.B) {
 			b.ReportMetric(median(bare)*1e6, "bare-us")
 			b.ReportMetric(median(ratios), "plug-ratio")
 			b.ReportMetric(median(whole), "whole-ratio")
-			if r := median(ratios); r > 1.3 {
+			if r := median(whole); r > 1.3 {
 				b.Errorf("%.2f of a bare loop, want at most 1.3", r)
 			}
 		})

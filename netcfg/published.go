@@ -49,7 +49,12 @@ func (h *Host) Lacks() error {
 // apply writes the tables, as much of them as the kernel can have, and publishes ports by the proxy where they cannot. Called
 // with mu held.
 func (h *Host) apply(r nft.Rules) error {
-	ports := r.Ports
+	before := h.restNow(r)
+	if before == h.rest && before != (rest{}) {
+		return nil
+	}
+	h.rest = rest{}
+	wanted, ports := r, r.Ports
 	for h.lacks < lacksAll {
 		r.NoNAT = h.lacks == lacksNAT
 		if h.why != "" {
@@ -71,14 +76,56 @@ func (h *Host) apply(r nft.Rules) error {
 			h.why = "the kernel has no nftables"
 		}
 	}
-	if err := h.countPorts(r.Ports); err != nil || h.why == "" {
+	if err := h.countPorts(r.Ports); err != nil {
 		return err
+	}
+	if h.why == "" {
+		if h.restNow(wanted) == before {
+			h.rest = before
+		}
+		return nil
 	}
 	list, err := proxyPorts(ports)
 	if err != nil {
 		return err
 	}
 	return h.proxy.Set(list)
+}
+
+// rest is when nothing had to be done about the host's rules: with this wanted, at this generation of theirs, in this network
+// namespace. The zero value is never.
+type rest struct {
+	wanted     string
+	generation uint32
+	space      uint64
+}
+
+// restNow is what a rest would be now; never, where there is more than nftables to be looked at. Called with mu held.
+func (h *Host) restNow(r nft.Rules) rest {
+	if h.why != "" || h.lacks != lacksNothing {
+		return rest{}
+	}
+	g, err := nft.Generation()
+	if err != nil {
+		return rest{} // whoever reads the rules will say it
+	}
+	return rest{wanted: r.Hash(), generation: g, space: h.view.space}
+}
+
+// beside makes a change to a table that the others have nothing to do with: if it is the only one, they stay at rest. Called with mu
+// held.
+func (h *Host) beside(change func() error) error {
+	before, err := nft.Generation()
+	if err != nil || before != h.rest.generation || h.view.space != h.rest.space {
+		return change()
+	}
+	if err := change(); err != nil {
+		return err
+	}
+	if after, err := nft.Generation(); err == nil && after == before+1 {
+		h.rest.generation = after
+	}
+	return nil
 }
 
 // proxyPorts are the sockets that published ports need. One that is reached through links has one on each of them that is
@@ -113,9 +160,8 @@ func proxyPorts(ports []Port) ([]proxy.Port, error) {
 			}
 		}
 		for _, link := range links {
-			a := link.Attrs()
-			if byLink && a.MasterIndex == 0 && (a.Name == "lo" || slices.Contains(l.Links, a.Name) != l.Except) {
-				add(all, a.Index, true)
+			if byLink && link.master == 0 && (link.name == "lo" || slices.Contains(l.Links, link.name) != l.Except) {
+				add(all, int(link.index), true)
 			}
 		}
 	}

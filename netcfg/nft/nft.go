@@ -84,7 +84,9 @@ func (r Rules) families() []nftables.TableFamily {
 	return []nftables.TableFamily{nftables.TableFamilyIPv4}
 }
 
-// hash is pure: what the tables do, in a few characters.
+// Hash is pure: what the tables do, in a few characters.
+func (r Rules) Hash() string { return r.hash(nil) }
+
 func (r Rules) hash(guarded []bool) string {
 	lines := []string{"v4", fmt.Sprint(guarded, r.Decided4, r.Decided6, r.NoNAT)}
 	for _, n := range r.Networks {
