@@ -73,5 +73,6 @@ func networkings() []mutant {
 		{"net: names are answered by the next engine too", "rt/networkdriver/ports.go", "return d.names.Serve(c, d.ends(c), v.State.Pid)", "return nil", "./rt/daemon", "TestNetworksOutliveTheEngine"},
 		{"net: one start takes nothing from the others", "rt/networkdriver/network.go", "\td.applying.Lock()\n\tdefer d.applying.Unlock()\n", "", "./rt/daemon", "TestStartsBesideEachOther"},
 		{"net: names stay in their network", "rt/names/server.go", "if mine[end.Network] {", "if true {", "./rt/names", "TestZone"},
+		{"net: a default that is said is one", "rt/networks/check.go", "netcfg.IPVlanModes[a.Mode] != netcfg.IPVlanModes[other.Mode]", "a.Mode != other.Mode", "./rt/networks", "TestParents"},
 	}
 }

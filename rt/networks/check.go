@@ -169,7 +169,7 @@ func parentFree(a, other netcfg.Attachment) error {
 		return nil
 	case a.Driver != other.Driver:
 		return fmt.Errorf("is %s's there", other.Driver)
-	case a.Driver == "ipvlan" && (a.Mode != other.Mode || a.Flag != other.Flag):
+	case a.Driver == "ipvlan" && (netcfg.IPVlanModes[a.Mode] != netcfg.IPVlanModes[other.Mode] || netcfg.IPVlanFlags[a.Flag] != netcfg.IPVlanFlags[other.Flag]):
 		return errors.New("has another mode or flag there, and ipvlan has one of each on a parent")
 	case a.Mode == "passthru" || other.Mode == "passthru":
 		return errors.New("has it too, and passthru shares it with none")

@@ -151,3 +151,39 @@ func TestDamagedRecord(t *testing.T) {
 	_, err = r.Get("lan")
 	require.NoError(t, err)
 }
+
+// TestParents is a table of which networks go together on one parent. What is not said is what it is said to be by default.
+func TestParents(t *testing.T) {
+	for _, c := range []struct{ one, other, refused string }{
+		{"macvlan", "macvlan", ""},
+		{"macvlan macvlan_mode=private", "macvlan macvlan_mode=bridge", ""},
+		{"macvlan", "macvlan macvlan_mode=passthru", "passthru shares it with none"},
+		{"macvlan", "ipvlan", "is macvlan's there"},
+		{"ipvlan", "ipvlan ipvlan_mode=l2", ""},
+		{"ipvlan ipvlan_flag=bridge", "ipvlan", ""},
+		{"ipvlan ipvlan_mode=l3", "ipvlan ipvlan_mode=l3 ipvlan_flag=bridge", ""},
+		{"ipvlan", "ipvlan ipvlan_mode=l3", "another mode or flag"},
+		{"ipvlan ipvlan_mode=l3s", "ipvlan ipvlan_mode=l3", "another mode or flag"},
+		{"ipvlan ipvlan_flag=private", "ipvlan", "another mode or flag"},
+	} {
+		r := open(t, newDB(t))
+		var err error
+		for i, text := range []string{c.one, c.other} {
+			require.NoError(t, err)
+			words := strings.Fields(text)
+			n := ask(i+1, fmt.Sprint("n", i))
+			n.Driver, n.Options = words[0], map[string]string{optParent: "eth7"}
+			for _, w := range words[1:] {
+				key, value, _ := strings.Cut(w, "=")
+				n.Options[key] = value
+			}
+			_, err = r.Create(n)
+		}
+		if c.refused == "" {
+			require.NoError(t, err, "%s beside %s", c.other, c.one)
+		} else {
+			require.ErrorContains(t, err, c.refused, "%s beside %s", c.other, c.one)
+			require.Equal(t, fault.Conflict, fault.KindOf(err))
+		}
+	}
+}
