@@ -14,11 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // zone is a fixed one.
@@ -205,7 +208,7 @@ func TestInNamespace(t *testing.T) {
 			assert.NoError(t, netlink.LinkSetUp(lo))
 		}
 	})
-	udp, tcp, err := Listen(pid)
+	udp, tcp, err := Listen(pid, nil)
 	require.NoError(t, err)
 	s := Serve(udp, tcp, testZone)
 	defer s.Close()
@@ -238,4 +241,65 @@ func TestInNamespace(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestTakenOver: what was asked before is answered by who takes a server's socket over, whose others are as if they were all new:
+// where a rule leads to them, and where the kernel can have none.
+func TestTakenOver(t *testing.T) {
+	p := nstest.NewPeer(t)
+	p.Do(func() {
+		lo, err := netlink.LinkByName("lo")
+		if assert.NoError(t, err) {
+			assert.NoError(t, netlink.LinkSetUp(lo))
+		}
+	})
+	var pid int
+	_, thread, _ := strings.Cut(p.Path, "/task/")
+	_, err := fmt.Sscanf(thread, "%d/", &pid)
+	require.NoError(t, err)
+	ns, err := os.Open(p.Path)
+	require.NoError(t, err)
+	defer ns.Close()
+	for name, first := range map[string]func() (net.PacketConn, net.Listener, error){
+		"with a rule":    func() (net.PacketConn, net.Listener, error) { return Listen(pid, nil) },
+		"without a rule": func() (net.PacketConn, net.Listener, error) { return open(ns, nil, 53) },
+	} {
+		udp, tcp, err := first()
+		require.NoError(t, err, name)
+		copied, err := udp.(*net.UDPConn).File()
+		require.NoError(t, err)
+		defer copied.Close()
+		udp.Close()
+		tcp.Close()
+		var asker net.Conn
+		p.Do(func() {
+			if asker, err = net.Dial("udp4", Address.String()+":53"); err == nil {
+				_, err = asker.Write(query(t, "old.", dnsmessage.TypeA))
+			}
+		})
+		require.NoError(t, err, name)
+		udp, tcp, err = Listen(pid, copied)
+		require.NoError(t, err, name)
+		s := Serve(udp, tcp, testZone)
+		asker.SetDeadline(time.Now().Add(10 * time.Second))
+		buf := make([]byte, 512)
+		n, err := asker.Read(buf)
+		require.NoError(t, err, name)
+		require.Equal(t, "Success 10.1.0.4", show(t, buf[:n]), name)
+		p.Do(func() {
+			var c net.Conn
+			if c, err = net.Dial("tcp4", Address.String()+":53"); err == nil {
+				c.Close()
+			}
+		})
+		require.NoError(t, err, name)
+		s.Close()
+		asker.Close()
+		copied.Close()
+		p.Do(func() { // what leads there goes too
+			conn, _ := nftables.New()
+			conn.DelTable(&nftables.Table{Name: "coble-dns", Family: nftables.TableFamilyIPv4})
+			conn.Flush()
+		})
+	}
 }

@@ -18,27 +18,58 @@ import (
 var Address = netip.AddrFrom4([4]byte{127, 0, 0, 11})
 
 // Listen opens the server's sockets in the network namespace of a process. They have ports of their own, to which a rule in
-// that namespace leads: so the container can have a DNS server itself. Where the kernel cannot do that, port 53 is taken.
-func Listen(pid int) (net.PacketConn, net.Listener, error) {
+// that namespace leads: so the container can have a DNS server itself. Where the kernel cannot do that, port 53 is taken. That for UDP
+// may be a copy of an earlier server's there, or nil: what was asked meanwhile waits in it. It stays the caller's.
+func Listen(pid int, earlier *os.File) (net.PacketConn, net.Listener, error) {
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
 		return nil, nil, fmt.Errorf("open network namespace: %w", err)
 	}
 	defer ns.Close()
-	udp, tcp, err := open(ns, 0)
+	port := 0
+	var udp net.PacketConn
+	if earlier != nil {
+		if udp, err = net.FilePacketConn(earlier); err != nil {
+			return nil, nil, fmt.Errorf("take over a name server's socket: %w", err)
+		}
+		if udp.LocalAddr().(*net.UDPAddr).Port == 53 {
+			port = 53
+		}
+	}
+	udp, tcp, err := open(ns, udp, port)
 	if err != nil {
 		return nil, nil, err
 	}
-	if redirect(ns, udp.LocalAddr().(*net.UDPAddr).Port, tcp.Addr().(*net.TCPAddr).Port) == nil {
+	if port == 53 || redirect(ns, udp.LocalAddr().(*net.UDPAddr).Port, tcp.Addr().(*net.TCPAddr).Port) == nil {
 		return udp, tcp, nil
 	}
 	udp.Close()
 	tcp.Close()
-	return open(ns, 53)
+	return open(ns, nil, 53)
 }
 
-// open makes the sockets on a thread that visits the namespace.
-func open(ns *os.File, port int) (udp net.PacketConn, tcp net.Listener, err error) {
+// open makes the sockets, that for UDP if there is none, on a thread that visits the namespace. Both are closed if it fails.
+func open(ns *os.File, udp net.PacketConn, port int) (net.PacketConn, net.Listener, error) {
+	u, t, err := visit(ns, udp == nil, port)
+	defer func() { u.Close(); t.Close() }()
+	if err != nil {
+		err = fmt.Errorf("open name server at %s: %w", Address, err)
+	}
+	if err == nil && udp == nil {
+		udp, err = net.FilePacketConn(u)
+	}
+	var tcp net.Listener
+	if err == nil {
+		tcp, err = net.FileListener(t)
+	}
+	if err != nil && udp != nil {
+		udp.Close()
+	}
+	return udp, tcp, err
+}
+
+// visit binds sockets in the namespace.
+func visit(ns *os.File, both bool, port int) (udp, tcp *os.File, err error) {
 	runtime.LockOSThread()
 	own, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -50,24 +81,14 @@ func open(ns *os.File, port int) (udp net.PacketConn, tcp net.Listener, err erro
 		runtime.UnlockOSThread()
 		return nil, nil, fmt.Errorf("enter network namespace: %w", err)
 	}
-	u, err1 := bind(unix.SOCK_DGRAM, port)
-	t, err2 := bind(unix.SOCK_STREAM, port)
+	if both {
+		udp, err = bind(unix.SOCK_DGRAM, port)
+	}
+	tcp, terr := bind(unix.SOCK_STREAM, port)
 	if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err == nil {
 		runtime.UnlockOSThread() // else the thread stays locked, and dies with its goroutine
 	}
-	defer u.Close()
-	defer t.Close()
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, nil, fmt.Errorf("open name server at %s: %w", Address, err)
-	}
-	if udp, err = net.FilePacketConn(u); err != nil {
-		return nil, nil, err
-	}
-	if tcp, err = net.FileListener(t); err != nil {
-		udp.Close()
-		return nil, nil, err
-	}
-	return udp, tcp, nil
+	return udp, tcp, errors.Join(err, terr)
 }
 
 func bind(kind, port int) (*os.File, error) {

@@ -151,7 +151,7 @@ func (e *Engine) openParts() (err error) {
 	}
 	e.Net, err = networkdriver.Open(e.ctx, networkdriver.Options{
 		Config: e.o.Network, Instance: e.name, ID: e.id, Own: e.o.Init, Store: e.store, Log: e.log,
-		Jobs: e.Jobs, Containers: e.Containers, Emit: e.events.emit, Problem: e.Problem, Once: e.problemOnce,
+		Jobs: e.Jobs, Containers: e.Containers, Keeper: e.keeper, Emit: e.events.emit, Problem: e.Problem, Once: e.problemOnce,
 	})
 	e.Exec = execdriver.New(execdriver.Options{
 		Instance: e.name, Root: e.o.Root, Log: e.log, Jobs: e.Jobs, Containers: e.Containers, Emit: e.events.emit, Mounts: e.Images.Mounts,

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
@@ -39,7 +40,7 @@ func running(t *testing.T, all map[string][]store.End) (*Names, *containers.Tabl
 		c := tab.Add(spec, store.State{Status: container.StateRunning, Ends: ends})
 		require.NoError(t, os.MkdirAll(c.RunDir(), 0o755))
 	}
-	return New(tab, nets), tab
+	return New(tab, nets, &notify.Link{}), tab
 }
 
 func end(network, addr string) store.End {

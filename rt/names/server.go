@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/netcfg/dns"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/networks"
@@ -27,19 +29,38 @@ func named(ends []store.End) bool {
 type Names struct {
 	containers *containers.Table
 	networks   *networks.Registry
+	keeper     *notify.Link
 	host       resolverFile
 
 	mu      sync.Mutex                            // also held while sockets are opened: one container has one server
 	servers map[*containers.Container]*dns.Server // of those that run in a network that answers names; guarded by mu
 }
 
-// New is for these containers in these networks.
-func New(c *containers.Table, n *networks.Registry) *Names {
-	return &Names{containers: c, networks: n, servers: map[*containers.Container]*dns.Server{}}
+// New is for these containers in these networks. The keeper holds the name servers' sockets.
+func New(c *containers.Table, n *networks.Registry, keeper *notify.Link) *Names {
+	return &Names{containers: c, networks: n, keeper: keeper, servers: map[*containers.Container]*dns.Server{}}
 }
+
+// socketName is how the keeper knows the name server's socket for UDP, which next to all questions come to: what is asked while no
+// engine lives is answered by the next one. Who calls by TCP then is refused, and may come again. All descriptors' names together
+// have little room, so it is short.
+func socketName(c *containers.Container) string { return "dns." + c.Spec().ID[:16] }
 
 // Serve starts a container's name server in the network namespace of pid, if its networks have one and it does not run yet.
 func (n *Names) Serve(c *containers.Container, ends []store.End, pid int) error {
+	return n.serve(c, ends, pid, nil)
+}
+
+// Resume goes on where an earlier engine's server was. It is called before the keeper's descriptors are swept.
+func (n *Names) Resume(c *containers.Container, ends []store.End, pid int) error {
+	earlier := n.keeper.Take(socketName(c))
+	if earlier != nil {
+		defer earlier.Close()
+	}
+	return n.serve(c, ends, pid, earlier)
+}
+
+func (n *Names) serve(c *containers.Container, ends []store.End, pid int, earlier *os.File) error {
 	if !named(ends) {
 		return nil
 	}
@@ -48,12 +69,15 @@ func (n *Names) Serve(c *containers.Container, ends []store.End, pid int) error 
 	if n.servers[c] != nil {
 		return nil
 	}
-	udp, tcp, err := dns.Listen(pid)
+	udp, tcp, err := dns.Listen(pid, earlier)
 	if err != nil {
 		return err
 	}
 	n.servers[c] = dns.Serve(udp, tcp, &zone{n: n, c: c})
-	return nil
+	if earlier != nil {
+		n.keeper.Drop(socketName(c)) // it may be another now
+	}
+	return n.keeper.Store(socketName(c), udp.(syscall.Conn))
 }
 
 // End stops it.
@@ -63,6 +87,7 @@ func (n *Names) End(c *containers.Container) {
 	delete(n.servers, c)
 	n.mu.Unlock()
 	if s != nil {
+		n.keeper.Drop(socketName(c)) // it would keep the network namespace
 		s.Close()
 	}
 }

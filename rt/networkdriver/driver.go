@@ -16,6 +16,7 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/job"
@@ -45,6 +46,7 @@ type Options struct {
 
 	Jobs       *job.Table // gets a handler of each job about networks
 	Containers *containers.Table
+	Keeper     *notify.Link
 	Emit       func(t events.Type, a events.Action, id string, attributes map[string]string)
 	// Problem tells the machine's owner, each time; Once tells what stays so, the first time.
 	Problem, Once func(text string)
@@ -88,7 +90,7 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	if err != nil {
 		o.Problem(err.Error())
 	}
-	d.names = names.New(o.Containers, d.networks)
+	d.names = names.New(o.Containers, d.networks, o.Keeper)
 	job.Register(o.Jobs, "network-create", d.createNetwork)
 	job.Register(o.Jobs, "network-rm", d.removeNetwork)
 	job.Register(o.Jobs, "network-prune", d.pruneNetworks)

@@ -161,7 +161,7 @@ func (d *Driver) Adopt(c *containers.Container) error {
 		d.usePort(l, v.ID)
 	}
 	d.mu.Unlock()
-	return d.names.Serve(c, d.ends(c), v.State.Pid)
+	return d.names.Resume(c, d.ends(c), v.State.Pid)
 }
 
 func (d *Driver) releasePorts(c *containers.Container) {
