@@ -73,7 +73,7 @@ func (h *Host) parent(a Attachment) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = a.Parent, a.MTU
 	var made netlink.Link = &netlink.Dummy{LinkAttrs: attrs}
-	option := "CONFIG_DUMMY"
+	kind, option := "dummy", "CONFIG_DUMMY"
 	if !a.Alone {
 		of, id, ok := a.vlan()
 		if !ok {
@@ -83,11 +83,11 @@ func (h *Host) parent(a Attachment) (netlink.Link, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make parent %s, VLAN %d of %s: the host has no link %s", a.Parent, id, of, of)
 		}
-		attrs.ParentIndex, option = base.Attrs().Index, "CONFIG_VLAN_8021Q"
+		attrs.ParentIndex, kind, option = base.Attrs().Index, "8021q", "CONFIG_VLAN_8021Q"
 		made = &netlink.Vlan{LinkAttrs: attrs, VlanId: id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
 	}
 	if err := netlink.LinkAdd(made); err != nil {
-		return nil, fmt.Errorf("make parent %s: %w", a.Parent, without(err, option))
+		return nil, fmt.Errorf("make parent %s: %w", a.Parent, without(err, kind, option))
 	}
 	l, err := netlink.LinkByName(a.Parent)
 	if err == nil {
@@ -102,10 +102,10 @@ func (h *Host) parent(a Attachment) (netlink.Link, error) {
 	return l, nil
 }
 
-// without explains the kernel's answer to a kind of link that it does not have.
-func without(err error, option string) error {
+// without explains the kernel's answer to a kind of link that it does not have, which is its module's name too.
+func without(err error, kind, option string) error {
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%w: the kernel does not have it (%s; is the module loaded?)", err, option)
+		return fmt.Errorf("%w: the kernel has no %s (%s; is the module %[2]s loaded?)", err, kind, option)
 	}
 	return err
 }
@@ -130,7 +130,7 @@ func (h *Host) Attach(a Attachment, e Endpoint) error {
 		link = &netlink.IPVlan{LinkAttrs: attrs, Mode: IPVlanModes[a.Mode], Flag: IPVlanFlags[a.Flag]}
 	}
 	if err := netlink.LinkAdd(link); err != nil {
-		return fmt.Errorf("make %s link on %s: %w", a.Driver, a.Parent, without(err, option))
+		return fmt.Errorf("make %s link on %s: %w", a.Driver, a.Parent, without(err, a.Driver, option))
 	}
 	return inside(e.Pid, e.setUp)
 }

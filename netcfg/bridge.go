@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/dump"
 	"github.com/coble-os/coble/netcfg/nft"
@@ -108,10 +107,7 @@ func makeBridge(n Network) (*link, error) {
 		attrs.HardwareAddr = MACFor(n.Gateway6)
 	}
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil, fmt.Errorf("make bridge %s: %w: the kernel has no bridge (CONFIG_BRIDGE; is the module bridge loaded?)", n.Bridge, err)
-		}
-		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, err)
+		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, without(err, "bridge", "CONFIG_BRIDGE"))
 	}
 	made, err := netlink.LinkByName(n.Bridge)
 	if err != nil {

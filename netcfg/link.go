@@ -66,10 +66,7 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 		}
 	}
 	if err != nil {
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("make veth pair %s: %w: the kernel has no veth (CONFIG_VETH; is the module veth loaded?)", e.HostIf, err)
-		}
-		return fmt.Errorf("make veth pair %s: %w", e.HostIf, err)
+		return fmt.Errorf("make veth pair %s: %w", e.HostIf, without(err, "veth", "CONFIG_VETH"))
 	}
 	if !n.ICC { // such ports reach the bridge, and no other of their kind (bridge(8), isolated)
 		if err := host.LinkSetIsolated(veth, true); err != nil {

@@ -358,7 +358,7 @@ func freeToSend(spec store.Spec) bool {
 }
 
 // portTargets are where the container's published ports lead: to its address in the network of its default route, if that is
-// a bridge. In others it is reached at its own address.
+// a bridge. In others it is reached at its own address. Without where nothing is said of from where they are reached.
 func (d *Driver) portTargets(v containers.View, ends []store.End, where *places) ([]netcfg.Port, error) {
 	out := d.defaultRoutes(v.Spec, ends)
 	var ports []netcfg.Port
@@ -369,7 +369,7 @@ func (d *Driver) portTargets(v containers.View, ends []store.End, where *places)
 		for _, p := range v.State.Ports {
 			ip, _ := netip.ParseAddr(p.HostIP)
 			to := netcfg.Port{Proto: p.Proto, HostIP: ip, HostPort: p.HostPort}
-			if followsListen(p) {
+			if where != nil && followsListen(p) {
 				var err error
 				if to.Listen, err = where.of(v.Listen); err != nil {
 					return nil, err
