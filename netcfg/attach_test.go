@@ -15,7 +15,7 @@ import (
 
 // hasKind skips a test on kernels that lack what it needs.
 func hasKind(t *testing.T, l netlink.Link) {
-	inNamespace(t)
+	nstest.Own(t)
 	parent := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "parent", MTU: 1500}, PeerName: "peer"}
 	require.NoError(t, netlink.LinkAdd(parent))
 	l.Attrs().Name, l.Attrs().ParentIndex = "try", parent.Attrs().Index
@@ -59,13 +59,13 @@ func TestAttached(t *testing.T) {
 		"ipvlan of VLAN":  {Attachment{Driver: "ipvlan", Parent: "up.7"}, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inNamespace(t)
+			nstest.Own(t)
 			h, _ := testHost()
 			up := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up", MTU: 1500}, PeerName: "up"}
 			router := server(t, func(pid int) {
 				up.PeerNamespace = netlink.NsPid(pid)
 				require.NoError(t, netlink.LinkAdd(up))
-				require.NoError(t, visit(t, pid, func() error { return routerUp(strings.HasSuffix(c.a.Parent, ".7"), c.a.Routed()) }))
+				require.NoError(t, nstest.Visit(pid, func() error { return routerUp(strings.HasSuffix(c.a.Parent, ".7"), c.a.Routed()) }))
 			})
 			require.NoError(t, netlink.LinkSetUp(up))
 			if c.a.Routed() { // what the containers send goes by the host's routes
@@ -83,7 +83,7 @@ func TestAttached(t *testing.T) {
 					if want {
 						require.NoError(t, reaches(t, from, addr), "%s: %s", to, addr)
 					} else {
-						require.Error(t, visit(t, from, func() error {
+						require.Error(t, nstest.Visit(from, func() error {
 							c, err := net.DialTimeout("tcp", addr, 300*time.Millisecond)
 							if err == nil {
 								c.Close()
@@ -171,7 +171,7 @@ func routerUp(vlan, routed bool) error {
 
 // TestNoParent: the sentence says which link there is not.
 func TestNoParent(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	h, _ := testHost()
 	for parent, want := range map[string]string{
 		"eth7":      "find parent eth7: the host has no link of that name; for a VLAN of one say, for example, eth0.50",
@@ -184,7 +184,7 @@ func TestNoParent(t *testing.T) {
 
 // TestPlugAnew: what a start that was cut short has left does not keep the next one from its link.
 func TestPlugAnew(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	h, n := testHost()
 	container(t, h, n, "tv1", "10.99.0.2/24")
 	container(t, h, n, "tv1", "10.99.0.3/24")

@@ -9,11 +9,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // TestChurn: links that come and go while the kernel's list is read are no error.
 func TestChurn(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	h, n := testHost()
 	for i := range 200 { // a list of more than one message
 		require.NoError(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("many%d", i)}}))

@@ -6,12 +6,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // TestTwoEngines: on a host that forwarded nothing two engines let each other's containers out and their ports in, neither
 // takes the other's addresses or bridge, and a clean-up takes one's own, with forwarding when the last one goes.
 func TestTwoEngines(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	noBridgeNetfilter(t)
 	for _, key := range forwardKeys {
 		require.NoError(t, sysctl(key, "0"))
@@ -63,7 +65,7 @@ func TestTwoEngines(t *testing.T) {
 // TestVanished: a bridge that somebody removed under its containers is made anew by the next Set, with their links on it and kept
 // apart as before, and a link that is gone is told of.
 func TestVanished(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	noBridgeNetfilter(t)
 	h, n := testHost()
 	apart := testNetwork("tbr1", "10.99.1.0/24")
@@ -100,7 +102,7 @@ func TestVanished(t *testing.T) {
 // TestOwnersBridge: a network on a bridge that the owner has made takes nothing of his away, neither while it is there nor when
 // it goes.
 func TestOwnersBridge(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	noBridgeNetfilter(t)
 	require.NoError(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br-own"}}))
 	bridge, err := netlink.LinkByName("br-own")
@@ -122,7 +124,7 @@ func TestOwnersBridge(t *testing.T) {
 
 // TestMachinesOwnBridge: a network may be on a bridge of the machine's own (netcfg/links), which is no engine's, and leaves it there.
 func TestMachinesOwnBridge(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	h, n := testHost()
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: n.Bridge, Alias: "coble link"}}
 	require.NoError(t, netlink.LinkAdd(bridge))

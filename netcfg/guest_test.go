@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // needsNft skips where the owner's own programs are not: in the small virtual machines.
@@ -79,7 +81,7 @@ func TestGuests(t *testing.T) {
 			}
 			t.Run(row.name+"-forwarding-"+before, func(t *testing.T) {
 				t.Parallel()
-				inNamespace(t)
+				nstest.Own(t)
 				noBridgeNetfilter(t)
 				for _, key := range forwardKeys {
 					require.NoError(t, sysctl(key, before))
@@ -145,7 +147,7 @@ func TestGuests(t *testing.T) {
 // TestFirewallComesLater: the guard goes when a firewall has come that decides, and is back when that has gone.
 func TestFirewallComesLater(t *testing.T) {
 	needsNft(t)
-	inNamespace(t)
+	nstest.Own(t)
 	noBridgeNetfilter(t)
 	for _, key := range forwardKeys {
 		require.NoError(t, sysctl(key, "0"))

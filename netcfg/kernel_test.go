@@ -3,15 +3,13 @@ package netcfg
 import (
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/nft"
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // TestKernelWithout is for machines whose kernel command line says which modules are not loaded (qemu-tests/tests,
@@ -34,12 +32,8 @@ func TestKernelWithout(t *testing.T) {
 		require.ErrorContains(t, err, "the kernel has no bridge (CONFIG_BRIDGE; is the module bridge loaded?)")
 		return
 	case "veth":
-		cmd := exec.Command("sleep", "100")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-		require.NoError(t, cmd.Start())
-		defer cmd.Process.Kill()
 		require.NoError(t, h.Set(Config{Networks: []Network{n}}))
-		err := h.Plug(n, Endpoint{HostIf: "tv1", IfName: "eth0", Pid: cmd.Process.Pid, V4: netip.MustParsePrefix("10.99.0.2/24"), MAC: MACFor(n.Gateway4)})
+		err := h.Plug(n, Endpoint{HostIf: "tv1", IfName: "eth0", Pid: nstest.NewPeer(t).Thread, V4: netip.MustParsePrefix("10.99.0.2/24"), MAC: MACFor(n.Gateway4)})
 		require.ErrorContains(t, err, "the kernel has no veth (CONFIG_VETH; is the module veth loaded?)")
 		return
 	}

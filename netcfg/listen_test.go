@@ -3,23 +3,18 @@ package netcfg
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // neighbour is a machine on a link of its own, with the addresses .2 and ::2 of the host's.
 func neighbour(t *testing.T, link string, on ...string) (pid int) {
-	cmd := exec.Command("sleep", "1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	pid = cmd.Process.Pid
+	pid = nstest.NewPeer(t).Thread
 	join(t, link, pid, on...)
 	return pid
 }
@@ -32,7 +27,7 @@ func join(t *testing.T, link string, pid int, on ...string) {
 		require.NoError(t, netlink.AddrAdd(veth, address(netip.MustParsePrefix(p))))
 	}
 	require.NoError(t, netlink.LinkSetUp(veth))
-	require.NoError(t, visit(t, pid, func() error {
+	require.NoError(t, nstest.Visit(pid, func() error {
 		nb, err := netlink.LinkByName("nb")
 		if err != nil {
 			return err
@@ -75,7 +70,7 @@ func reaches(t *testing.T, pid int, to string) error {
 
 // TestListen runs the table of from → to → allowed for every kind of listen, IPv4 and IPv6.
 func TestListen(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	noBridgeNetfilter(t)
 	h, n := testHost()
 	n.V6, n.Gateway6 = netip.MustParsePrefix("fd00:99::/64"), netip.MustParseAddr("fd00:99::1")
@@ -163,7 +158,7 @@ func TestListen(t *testing.T) {
 }
 
 func TestFollow(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	changed, done := make(chan struct{}, 16), make(chan struct{})
 	defer close(done)
 	require.NoError(t, Follow(done, func() { changed <- struct{}{} }))

@@ -2,14 +2,12 @@ package netcfg
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -22,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/nft"
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 func TestMain(m *testing.M) {
@@ -47,18 +46,6 @@ func serve() {
 		fmt.Fprint(c, c.RemoteAddr().(*net.TCPAddr).IP)
 		c.Close()
 	}
-}
-
-// inNamespace runs the rest of the test in a network namespace of its own.
-func inNamespace(t testing.TB) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: run as root or make test-vm")
-	}
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
-	lo, err := netlink.LinkByName("lo")
-	require.NoError(t, err)
-	require.NoError(t, netlink.LinkSetUp(lo))
 }
 
 // noBridgeNetfilter switches off in the test's namespace what nobody but other engines switches on.
@@ -129,7 +116,7 @@ func port(ip string, host uint16, to string) Port {
 }
 
 func TestPublishedPorts(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	b, n := testHost()
 	container(t, b, n, "tv1", "10.99.0.2/24")
 	container(t, b, n, "tv2", "10.99.0.3/24")
@@ -156,7 +143,7 @@ func TestPublishedPorts(t *testing.T) {
 
 // The same state again sends nothing: the generation of the rule set does not move.
 func TestSetTwiceChangesNothing(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	b, n := testHost()
 	c := Config{Networks: []Network{n}, Links: map[string]Link{"x": {}}, Ports: []Port{port("", 8080, "10.99.0.2:80")}}
 	require.NoError(t, b.Set(c))
@@ -170,7 +157,7 @@ func TestSetTwiceChangesNothing(t *testing.T) {
 }
 
 func TestNothingWantedNothingMade(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	require.NoError(t, sysctl("net/ipv4/ip_forward", "0")) // a new namespace may have the host's value
 	require.NoError(t, New("cobletest").Set(Config{}))
 	_, err := netlink.LinkByName("tbr0")
@@ -182,7 +169,7 @@ func TestNothingWantedNothingMade(t *testing.T) {
 
 // A neighbour may not reach what the host publishes on 127.0.0.1, nor what it listens on there.
 func TestNeighbourStaysOutside(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	host, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
 	require.NoError(t, err)
 	b, n := testHost()
@@ -220,27 +207,9 @@ func TestNeighbourStaysOutside(t *testing.T) {
 	}
 }
 
-// visit runs f in the network namespace of a process.
-func visit(t *testing.T, pid int, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-		if err == nil {
-			defer ns.Close()
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
 // dialFrom asks from the namespace of a process.
 func dialFrom(t *testing.T, pid int, addr string) error {
-	return visit(t, pid, func() error { _, err := dial(addr); return err })
+	return nstest.Visit(pid, func() error { _, err := dial(addr); return err })
 }
 
 // ear is a UDP socket in the namespace of a process, or with pid 0 in the test's own.
@@ -256,7 +225,7 @@ func ear(t *testing.T, pid int, at string) int {
 	if pid == 0 {
 		require.NoError(t, listen())
 	} else {
-		require.NoError(t, visit(t, pid, listen))
+		require.NoError(t, nstest.Visit(pid, listen))
 	}
 	t.Cleanup(func() { unix.Close(fd) })
 	return fd
@@ -287,7 +256,7 @@ func hears(t *testing.T, fd int, send func()) bool {
 
 // say sends a datagram from the namespace of a process, from an address of its own if that is valid.
 func say(t *testing.T, pid int, from netip.Addr, to string) {
-	require.NoError(t, visit(t, pid, func() error {
+	require.NoError(t, nstest.Visit(pid, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -305,7 +274,7 @@ func say(t *testing.T, pid int, from netip.Addr, to string) {
 
 // send puts an Ethernet frame onto eth0 in the namespace of a process.
 func send(t *testing.T, pid int, frame []byte) {
-	require.NoError(t, visit(t, pid, func() error {
+	require.NoError(t, nstest.Visit(pid, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -336,7 +305,7 @@ func udpFrame(to, from net.HardwareAddr, src, dst netip.AddrPort) []byte {
 // TestWhoReachesWhom runs the table of all pairs: within a network, across, from and to one that is internal, and one
 // whose containers keep apart; the host reaches all of them.
 func TestWhoReachesWhom(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	noBridgeNetfilter(t)
 	h := New("cobletest")
 	open, other, internal, apart, six := testNetwork("tbr0", "10.99.0.0/24"), testNetwork("tbr1", "10.99.1.0/24"),
@@ -384,22 +353,7 @@ func TestWhoReachesWhom(t *testing.T) {
 	}
 	wg.Wait()
 	// Somebody outside hears whoever may go out.
-	outside := exec.Command("sleep", "100")
-	outside.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	require.NoError(t, outside.Start())
-	t.Cleanup(func() { outside.Process.Kill(); outside.Wait() })
-	lan := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "lan", MTU: 1500}, PeerName: "nb", PeerNamespace: netlink.NsPid(outside.Process.Pid)}
-	require.NoError(t, netlink.LinkAdd(lan))
-	require.NoError(t, netlink.AddrAdd(lan, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.1/24"))}))
-	require.NoError(t, netlink.LinkSetUp(lan))
-	require.NoError(t, visit(t, outside.Process.Pid, func() error {
-		nb, err := netlink.LinkByName("nb")
-		if err == nil {
-			err = errors.Join(netlink.AddrAdd(nb, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.2/24"))}), netlink.LinkSetUp(nb))
-		}
-		return err
-	}))
-	heard := ear(t, outside.Process.Pid, "192.0.2.2:7777")
+	heard := ear(t, neighbour(t, "lan", "192.0.2.1/24"), "192.0.2.2:7777")
 	require.True(t, hears(t, heard, func() { say(t, members["10.99.0.2"], netip.Addr{}, "192.0.2.2:7777") }))
 	require.False(t, hears(t, heard, func() { say(t, members["10.99.2.2"], netip.Addr{}, "192.0.2.2:7777") }), "from an internal network")
 

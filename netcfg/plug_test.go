@@ -24,13 +24,13 @@ import (
 func BenchmarkPlug(b *testing.B) {
 	for _, others := range []int{0, 1000} {
 		b.Run(fmt.Sprint("links=", others), func(b *testing.B) {
-			inNamespace(b)
+			nstest.Own(b)
 			ours, hand := newPlugger(b, others), newPlugger(b, others)
 			var plug, bare, ratios, whole []float64
 			for b.Loop() {
 				container := nstest.NewPeer(b)
-				set, all := ours.coble(b, thread(b, container))
-				o := hand.bare(b, thread(b, nstest.NewPeer(b))).Seconds()
+				set, all := ours.coble(b, container.Thread)
+				o := hand.bare(b, nstest.NewPeer(b).Thread).Seconds()
 				plug, bare = append(plug, (all-set).Seconds()), append(bare, o)
 				ratios, whole = append(ratios, (all-set).Seconds()/o), append(whole, all.Seconds()/o)
 			}
@@ -67,7 +67,7 @@ func newPlugger(b *testing.B, others int) *plugger {
 	a := netip.MustParsePrefix("10.99.0.2/24")
 	p.e = Endpoint{HostIf: "tv0", IfName: "eth0", V4: a, MAC: MACFor(a.Addr()), Default4: Way{Gateway: p.n.Gateway4}}
 	p.c.Networks = []Network{p.n}
-	far := thread(b, nstest.NewPeer(b)) // where the others' ends are
+	far := nstest.NewPeer(b).Thread // where the others' ends are
 	p.Do(func() {
 		ok(sysctl("net/ipv4/ip_forward", "1"))
 		ok(p.h.Set(p.c))

@@ -10,12 +10,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // BenchmarkPortMemory measures what the kernel holds for a published port: what a control group is charged for (nftables'
 // elements are charged since Linux 5.18) between the rules with one port and those with 20,000.
 func BenchmarkPortMemory(b *testing.B) {
-	inNamespace(b)
+	nstest.Own(b)
 	read := chargedKernelMemory(b)
 	h, n := testHost()
 	c := Config{Networks: []Network{n}, Ports: []Port{port("", 1, "10.99.0.2:80")}}

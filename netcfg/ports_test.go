@@ -8,11 +8,13 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // TestManyPorts: more than one message has room for are published, the first and the last like any other.
 func TestManyPorts(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	h, n := testHost()
 	container(t, h, n, "tv1", "10.99.0.2/24")
 	c := Config{Networks: []Network{n}, Links: map[string]Link{"tv1": {}}}
@@ -36,7 +38,7 @@ func TestManyPorts(t *testing.T) {
 
 // TestInUse: a port is somebody's whose socket would be in the way of another one.
 func TestInUse(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	const port = 7000
 	for at, want := range map[string]map[string]bool{
 		"127.0.0.1": {"": true, "127.0.0.1": true, "127.0.0.2": false, "::1": false},

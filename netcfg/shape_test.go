@@ -9,13 +9,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // pair is a TCP connection between the host and the namespace of a process.
 func pair(t *testing.T, pid int, addr string) (host, inside net.Conn) {
 	t.Helper()
 	var l net.Listener
-	require.NoError(t, visit(t, pid, func() (err error) {
+	require.NoError(t, nstest.Visit(pid, func() (err error) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	}))
@@ -52,7 +54,7 @@ func speed(t *testing.T, from, to net.Conn) float64 {
 // TestBandwidth: a container receives and sends as fast as it may, and TCP makes use of that; a limit is changed, and lifted, while it
 // runs, and what is not coble's queue is left alone.
 func TestBandwidth(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	noBridgeNetfilter(t)
 	h, n := testHost()
 	pid := container(t, h, n, "tv1", "10.99.0.2/24")

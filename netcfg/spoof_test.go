@@ -14,12 +14,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // TestSpoofing: what a container sends under another's IP or MAC address, or says to be in ARP, goes nowhere; a new engine
 // finds it kept so, and one that may administer its network is left alone.
 func TestSpoofing(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	h, n := testHost()
 	require.NoError(t, h.Set(Config{Networks: []Network{n}}))
 	require.NoError(t, h.Loose())
@@ -34,7 +36,7 @@ func TestSpoofing(t *testing.T) {
 
 	// in does one thing to eth0 of the thief.
 	in := func(f func(eth0 netlink.Link) error) {
-		require.NoError(t, visit(t, thief, func() error {
+		require.NoError(t, nstest.Visit(thief, func() error {
 			link, err := netlink.LinkByName("eth0")
 			if err == nil {
 				err = f(link)
@@ -61,7 +63,7 @@ func TestSpoofing(t *testing.T) {
 	time.Sleep(1200 * time.Millisecond) // what was heard just now is not overwritten (arp(7), locktime)
 	liar, believer := MACFor(netip.MustParseAddr("10.99.0.3")), MACFor(netip.MustParseAddr("10.99.0.2"))
 	send(t, thief, slices.Concat(believer, liar, []byte{0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2}, liar, []byte{10, 99, 0, 4}, believer, []byte{10, 99, 0, 2}))
-	require.NoError(t, visit(t, victim, func() error {
+	require.NoError(t, nstest.Visit(victim, func() error {
 		list, err := netlink.NeighList(0, netlink.FAMILY_V4)
 		for _, n := range list {
 			if n.IP.Equal(net.IPv4(10, 99, 0, 4)) {
@@ -115,7 +117,7 @@ func neighbourDiscovery(from, to net.HardwareAddr, src, dst netip.Addr, headers 
 
 // TestSpoofedNeighbours: a container that says that another's IPv6 address is its own, or that it is a router, is not heard.
 func TestSpoofedNeighbours(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	h, n := testHost()
 	n.V6, n.Gateway6 = netip.MustParsePrefix("fd00:99::/64"), netip.MustParseAddr("fd00:99::1")
 	require.NoError(t, h.Set(Config{Networks: []Network{n}}))
@@ -126,7 +128,7 @@ func TestSpoofedNeighbours(t *testing.T) {
 	require.NoError(t, dialFrom(t, victim, "[fd00:99::4]:80"))
 	require.NoError(t, dialFrom(t, victim, "[fd00:99::3]:80"))
 	known := func(of string) (mac string) {
-		require.NoError(t, visit(t, victim, func() error {
+		require.NoError(t, nstest.Visit(victim, func() error {
 			list, err := netlink.NeighList(0, netlink.FAMILY_V6)
 			for _, n := range list {
 				if n.IP.Equal(net.ParseIP(of)) {
@@ -154,7 +156,7 @@ func TestSpoofedNeighbours(t *testing.T) {
 	require.Equal(t, other.String(), known("fd00:99::3"))
 
 	routes := func() (list []netlink.Route) {
-		require.NoError(t, visit(t, victim, func() (err error) {
+		require.NoError(t, nstest.Visit(victim, func() (err error) {
 			list, err = netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
 			return err
 		}))

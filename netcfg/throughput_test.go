@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os/exec"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,7 +18,7 @@ import (
 // of a path come first by turns; the median of a path's ratios must be at least 0.98. A turn is short, and iperf3 goes before
 // other programs, so that a machine at work is one in few of them.
 func BenchmarkThroughput(b *testing.B) {
-	inNamespace(b)
+	nstest.Own(b)
 	ours, hand := newTestbed(b, cobleSide), newTestbed(b, handSide)
 	paths := []struct {
 		name string
@@ -72,20 +71,12 @@ func newTestbed(b *testing.B, side func(*testing.B, *testbed)) *testbed {
 	return d
 }
 
-// thread is a thread of the peer's, which the kernel takes for a process where it wants a namespace.
-func thread(b *testing.B, p *nstest.Peer) (id int) {
-	_, of, _ := strings.Cut(p.Path, "/task/")
-	_, err := fmt.Sscanf(of, "%d/", &id)
-	require.NoError(b, err)
-	return id
-}
-
 func cobleSide(b *testing.B, d *testbed) {
 	h, n := testHost()
 	links := map[string]Link{}
 	for i, p := range []*nstest.Peer{d.server, d.other} {
 		a := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, 0, byte(2 + i)}), 24)
-		e := Endpoint{HostIf: fmt.Sprint("tv", i), IfName: "eth0", Pid: thread(b, p), V4: a, MAC: MACFor(a.Addr()), Default4: Way{Gateway: n.Gateway4}}
+		e := Endpoint{HostIf: fmt.Sprint("tv", i), IfName: "eth0", Pid: p.Thread, V4: a, MAC: MACFor(a.Addr()), Default4: Way{Gateway: n.Gateway4}}
 		links[e.HostIf] = Link{Name: e.HostIf, Bridge: n.Bridge, MAC: e.MAC, V4: a.Addr()}
 		d.host.Do(func() {
 			require.NoError(b, h.Set(Config{Networks: []Network{n}, Links: links, Ports: []Port{port("", 5201, "10.99.0.2:5201")}}))
@@ -101,7 +92,7 @@ func handSide(b *testing.B, d *testbed) {
 	sh := func(p *nstest.Peer, script string) { p.Output(b, "/bin/sh", "-e", "-c", script) }
 	sh(d.host, "ip link add br0 type bridge; ip address add 10.99.0.1/24 dev br0; ip link set br0 up")
 	for i, p := range []*nstest.Peer{d.server, d.other} {
-		sh(d.host, fmt.Sprintf("ip link add hv%d type veth peer name eth0 netns %d; ip link set hv%[1]d master br0 up", i, thread(b, p)))
+		sh(d.host, fmt.Sprintf("ip link add hv%d type veth peer name eth0 netns %d; ip link set hv%[1]d master br0 up", i, p.Thread))
 		sh(p, fmt.Sprintf("ip link set lo up; ip address add 10.99.0.%d/24 dev eth0; ip link set eth0 up; ip route add default via 10.99.0.1", 2+i))
 	}
 	sh(d.host, `nft -f - <<END

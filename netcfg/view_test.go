@@ -96,7 +96,7 @@ func free(t *testing.T, link string) {
 
 // followed is a host that has listed its links, with a container.
 func followed(t *testing.T) (*Host, Network, Config) {
-	inNamespace(t)
+	nstest.Own(t)
 	h, n := testHost()
 	container(t, h, n, "tv1", "10.99.0.2/24")
 	c := Config{Networks: []Network{n}, Links: map[string]Link{"tv1": {Bridge: n.Bridge}}}

@@ -2,22 +2,17 @@ package dns
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
@@ -177,42 +172,22 @@ func TestForward(t *testing.T) {
 	require.Equal(t, "ServerFailure", show(t, reply))
 }
 
+// namespace is one whose loopback is up.
+func namespace(t *testing.T) *nstest.Peer {
+	p := nstest.NewPeer(t)
+	p.Do(func() { nstest.Up(t, "lo", true) })
+	return p
+}
+
 // TestInNamespace: asked from inside a network namespace, at port 53, many at once; a server of the container's own at port
 // 53 does not mind.
 func TestInNamespace(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: run as root or make test-vm")
-	}
-	runtime.LockOSThread() // the child is killed when its parent's thread ends
-	defer runtime.UnlockOSThread()
-	sleeper := exec.Command("sleep", "60")
-	sleeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	require.NoError(t, sleeper.Start())
-	t.Cleanup(func() { sleeper.Process.Kill(); sleeper.Wait() })
-	pid := sleeper.Process.Pid
-	visit := func(f func()) {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-			if assert.NoError(t, err) && assert.NoError(t, unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)) {
-				f()
-			}
-		}()
-		<-done
-	}
-	visit(func() {
-		lo, err := netlink.LinkByName("lo")
-		if assert.NoError(t, err) {
-			assert.NoError(t, netlink.LinkSetUp(lo))
-		}
-	})
-	udp, tcp, err := Listen(pid, nil)
+	p := namespace(t)
+	udp, tcp, err := Listen(p.Thread, nil)
 	require.NoError(t, err)
 	s := Serve(udp, tcp, testZone)
 	defer s.Close()
-	visit(func() {
+	p.Do(func() {
 		own, err := net.ListenPacket("udp4", "0.0.0.0:53")
 		if assert.NoError(t, err) {
 			defer own.Close()
@@ -221,10 +196,10 @@ func TestInNamespace(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 100 {
 		wg.Go(func() {
-			visit(func() {
+			assert.NoError(t, nstest.Visit(p.Thread, func() error {
 				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-				if !assert.NoError(t, err) {
-					return
+				if err != nil {
+					return err
 				}
 				defer unix.Close(fd)
 				tv := unix.NsecToTimeval(int64(10 * time.Second))
@@ -237,7 +212,8 @@ func TestInNamespace(t *testing.T) {
 				if assert.NoError(t, err) {
 					assert.Equal(t, "Success 10.1.0.4", show(t, buf[:n]))
 				}
-			})
+				return nil
+			}))
 		})
 	}
 	wg.Wait()
@@ -246,22 +222,12 @@ func TestInNamespace(t *testing.T) {
 // TestTakenOver: what was asked before is answered by who takes a server's socket over, whose others are as if they were all new:
 // where a rule leads to them, and where the kernel can have none.
 func TestTakenOver(t *testing.T) {
-	p := nstest.NewPeer(t)
-	p.Do(func() {
-		lo, err := netlink.LinkByName("lo")
-		if assert.NoError(t, err) {
-			assert.NoError(t, netlink.LinkSetUp(lo))
-		}
-	})
-	var pid int
-	_, thread, _ := strings.Cut(p.Path, "/task/")
-	_, err := fmt.Sscanf(thread, "%d/", &pid)
-	require.NoError(t, err)
+	p := namespace(t)
 	ns, err := os.Open(p.Path)
 	require.NoError(t, err)
 	defer ns.Close()
 	for name, first := range map[string]func() (net.PacketConn, net.Listener, error){
-		"with a rule":    func() (net.PacketConn, net.Listener, error) { return Listen(pid, nil) },
+		"with a rule":    func() (net.PacketConn, net.Listener, error) { return Listen(p.Thread, nil) },
 		"without a rule": func() (net.PacketConn, net.Listener, error) { return open(ns, nil, 53) },
 	} {
 		udp, tcp, err := first()
@@ -278,7 +244,7 @@ func TestTakenOver(t *testing.T) {
 			}
 		})
 		require.NoError(t, err, name)
-		udp, tcp, err = Listen(pid, copied)
+		udp, tcp, err = Listen(p.Thread, copied)
 		require.NoError(t, err, name)
 		s := Serve(udp, tcp, testZone)
 		asker.SetDeadline(time.Now().Add(10 * time.Second))

@@ -3,21 +3,14 @@ package hostfw
 import (
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-)
 
-// inNamespace runs the rest of the test in a network namespace of its own.
-func inNamespace(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skip("needs root: run as root or make test-vm")
-	}
-}
+	"github.com/coble-os/coble/netcfg/nstest"
+)
 
 // load has the owner's own program write rules.
 func load(t *testing.T, files ...string) {
@@ -82,7 +75,7 @@ func TestPasses(t *testing.T) {
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			inNamespace(t)
+			nstest.Own(t)
 			for _, f := range row.files {
 				load(t, "../testdata/firewalls/"+f)
 			}
@@ -112,7 +105,7 @@ func TestPasses(t *testing.T) {
 
 // TestCures: what the advice says is a program's own language, and does what it says.
 func TestCures(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	load(t, "../testdata/firewalls/plain.nft")
 	links := []string{"wan", "br-lan"}
 	r, err := Read(nobodys)
@@ -128,7 +121,7 @@ func TestCures(t *testing.T) {
 }
 
 func TestZones(t *testing.T) {
-	inNamespace(t)
+	nstest.Own(t)
 	load(t, "../testdata/firewalls/fw4.nft")
 	r, err := Read(nobodys)
 	require.NoError(t, err)
@@ -154,7 +147,7 @@ func TestEval(t *testing.T) {
 		`meta mark set 5 accept`: true, `meta mark & 0xff == 5 accept`: true, `oifname "tbr0" drop; accept`: false, `tcp dport 80 drop; accept`: true,
 	} {
 		t.Run(rule, func(t *testing.T) {
-			inNamespace(t)
+			nstest.Own(t)
 			f := t.TempDir() + "/rules.nft"
 			text := "table inet t {\nchain empty { }\nchain other { accept; }\nchain f { type filter hook forward priority 0; policy drop;\n" + rule + "\n}\n}\n"
 			require.NoError(t, os.WriteFile(f, []byte(text), 0o644))

@@ -86,10 +86,41 @@ func Program(t testing.TB, name, pkg string) string {
 	return ""
 }
 
+// Own gives the rest of the test, on this thread, a network namespace of its own with loopback up. Programs that it starts are
+// there too.
+func Own(t testing.TB) {
+	t.Helper()
+	Root(t)
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	Up(t, "lo", true)
+}
+
+// Visit calls f in the network namespace of a process, or of a thread.
+func Visit(pid int, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
 // Peer is another network namespace: a thread that is in it for as long as the test takes.
 type Peer struct {
-	Path string // of the namespace
-	work chan func()
+	Path   string // of the namespace
+	Thread int    // its number, which the kernel takes for a process's where it wants a namespace
+	work   chan func()
 }
 
 // NewPeer makes one, with loopback down and no other link.
@@ -101,7 +132,8 @@ func NewPeer(t testing.TB) *Peer {
 	go func() {
 		runtime.LockOSThread() // the thread ends with the goroutine
 		err := unix.Unshare(unix.CLONE_NEWNET)
-		p.Path = fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
+		p.Thread = unix.Gettid()
+		p.Path = fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), p.Thread)
 		made <- err
 		for f := range p.work {
 			f()

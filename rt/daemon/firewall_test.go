@@ -3,7 +3,6 @@ package daemon_test
 import (
 	"encoding/json"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -11,20 +10,9 @@ import (
 	"github.com/moby/moby/api/types/system"
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-)
 
-// ownNetwork gives the test, and the daemons that it starts, a network namespace of their own.
-func ownNetwork(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skip("needs root: run as root or make test-vm")
-	}
-	lo, err := netlink.LinkByName("lo")
-	require.NoError(t, err)
-	require.NoError(t, netlink.LinkSetUp(lo))
-}
+	"github.com/coble-os/coble/netcfg/nstest"
+)
 
 func publish(port string) func(*request) {
 	return func(r *request) {
@@ -42,7 +30,7 @@ func (m *machine) info() (i system.Info) {
 // TestGuest: info names the firewall and what to do for published ports to get through, a start says so once, and no life of
 // the engine changes the firewall's rules.
 func TestGuest(t *testing.T) {
-	ownNetwork(t)
+	nstest.Own(t)
 	require.NoError(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "br-lan", MTU: 1500}, PeerName: "wan"}))
 	out, err := exec.Command("nft", "-f", "../../netcfg/testdata/firewalls/fw4.nft").CombinedOutput()
 	require.NoError(t, err, string(out))

@@ -3,7 +3,6 @@ package daemon_test
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/dns"
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // TestAskedMeanwhile: a name that a container asks for while no engine lives is answered by the next one, as often as engines die. The
@@ -55,20 +55,10 @@ func TestAskedMeanwhile(t *testing.T) {
 
 // asker is a UDP socket in the network namespace of a process, from which its name server is asked.
 func asker(t *testing.T, pid int) (fd int) {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-		if err == nil {
-			defer ns.Close()
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		}
-		done <- err
-	}()
-	require.NoError(t, <-done)
+	require.NoError(t, nstest.Visit(pid, func() (err error) {
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	}))
 	t.Cleanup(func() { unix.Close(fd) })
 	tv := unix.NsecToTimeval(patience.Nanoseconds())
 	require.NoError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv))

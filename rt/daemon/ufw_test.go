@@ -39,7 +39,7 @@ func newUfw(t *testing.T) func(args ...string) {
 // TestUfw: the real ufw lets nobody reach a published port until its owner has said what coble advises, and everybody from
 // then on, also after it has loaded its rules anew.
 func TestUfw(t *testing.T) {
-	ownNetwork(t)
+	nstest.Own(t)
 	ufw := newUfw(t)
 	ufw("--force", "enable")
 	outside := nstest.NewPeer(t)

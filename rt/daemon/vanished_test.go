@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/netcfg/nstest"
 	"github.com/coble-os/coble/rt/daemon"
 )
 
@@ -50,7 +51,7 @@ func TestVanishedLinks(t *testing.T) {
 // TestTwoEngines: two engines that chose the same subnet, since neither had used it, do not collide; and a clean-up of one leaves
 // the other's containers reachable.
 func TestTwoEngines(t *testing.T) {
-	ownNetwork(t)
+	nstest.Own(t)
 	one, two := newMachine(t, ""), newMachine(t, "")
 	serve := []string{"sh", "-c", "mkdir /w; echo here > /w/index.html; exec busybox httpd -f -p 80 -h /w"}
 	subnet := func(m *machine) netip.Prefix { return m.network("bridge").IPAM.Config[0].Subnet }

@@ -1,24 +1,20 @@
 package networkdriver
 
 import (
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/configs"
 	"github.com/coble-os/coble/netcfg"
+	"github.com/coble-os/coble/netcfg/nstest"
 )
 
 // TestPlaces: a container's own listen counts before the file's, and that before the uplinks, which are those of the file and
 // whichever has a default route.
 func TestPlaces(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skip("needs root: run as root or make test-vm")
-	}
+	nstest.Own(t)
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "wan1", MTU: 1500}, PeerName: "peer"}
 	require.NoError(t, netlink.LinkAdd(veth))
 	require.NoError(t, netlink.LinkSetUp(veth))
