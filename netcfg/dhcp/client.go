@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -30,7 +31,8 @@ type Client struct {
 
 type conn interface {
 	send(o *out) error
-	recv(buf []byte) ([]byte, error) // ends with an error after close
+	recv(buf []byte) ([]byte, error) // what comes in, in memory of its own; ends with an error after close
+	rivals() *rivals                 // nil: the kernel looks for others that have the address
 	close()
 }
 
@@ -59,31 +61,21 @@ func (c Client) open() (conn, *machine, error) {
 		u, err := listenUDP("udp6", "[::]:546", c.Link)
 		return conn6{u, c.Index}, &machine{codec: newCodec6(c.MAC, c.Link), rand: rand.Uint32, held: c.Held}, err
 	}
-	conn, err := open4(c.Link, c.Index)
-	return conn, &machine{codec: codec4{c.MAC, c.Host}, rand: rand.Uint32, held: c.Held}, err
+	conn, err := open4(c.Link, c.Index, c.MAC)
+	return conn, &machine{codec: codec4{c.MAC, c.Host}, rand: rand.Uint32, held: c.Held, probes: true}, err
 }
 
 // exchange ends with an error of the socket's, or with ctx.
 func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan struct{}) error {
 	ended := context.AfterFunc(ctx, k.close)
 	defer func() { ended(); k.close() }()
-	heard, lost := make(chan []byte), make(chan error, 1)
+	heard, claimed, lost := make(chan []byte), make(chan net.HardwareAddr), make(chan error, 2)
 	stop := make(chan struct{})
 	defer close(stop)
-	go func() {
-		for buf := make([]byte, 65536); ; {
-			b, err := k.recv(buf)
-			if err != nil {
-				lost <- err
-				return
-			}
-			select {
-			case heard <- append([]byte(nil), b...):
-			case <-stop:
-				return
-			}
-		}
-	}()
+	go receive(65536, k.recv, heard, lost, stop)
+	if r := k.rivals(); r != nil {
+		go receive(arpSize, r.recv, claimed, lost, stop)
+	}
 	was := m.held
 	o := m.begin(time.Now())
 	for {
@@ -112,10 +104,30 @@ func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan
 			return fmt.Errorf("receive: %w", err)
 		case b := <-heard:
 			o = m.hear(b, time.Now())
+		case who := <-claimed:
+			if o = m.rival(time.Now()); o != nil {
+				c.Log("dhcp on %s: %s is in use by %s: %s", c.Link, o.lease.Address.Addr(), who, m.response(time.Now()))
+			}
 		case <-carrier:
 			o = m.begin(time.Now())
 		case <-timer:
 			o = m.tick(time.Now())
+		}
+	}
+}
+
+// receive passes on what comes in, in packets of size bytes at most, until there is an error or a stop.
+func receive[T any](size int, recv func(buf []byte) (T, error), heard chan<- T, lost chan<- error, stop <-chan struct{}) {
+	for buf := make([]byte, size); ; {
+		v, err := recv(buf)
+		if err != nil {
+			lost <- err
+			return
+		}
+		select {
+		case heard <- v:
+		case <-stop:
+			return
 		}
 	}
 }
@@ -153,6 +165,8 @@ type conn6 struct {
 
 func (c conn6) close() { c.udp.Close() }
 
+func (c conn6) rivals() *rivals { return nil }
+
 func (c conn6) send(o *out) error {
 	servers := netip.MustParseAddr("ff02::1:2").WithZone(strconv.Itoa(c.index)) // by its name package net would remember an old one
 	_, err := c.udp.WriteToUDPAddrPort(o.payload, netip.AddrPortFrom(servers, 547))
@@ -161,5 +175,5 @@ func (c conn6) send(o *out) error {
 
 func (c conn6) recv(buf []byte) ([]byte, error) {
 	n, _, err := c.udp.ReadFromUDPAddrPort(buf)
-	return buf[:n], err
+	return bytes.Clone(buf[:n]), err
 }

@@ -1,9 +1,10 @@
 // Package dhcp asks DHCP servers for one link's address, by IPv4 (RFC 2131) and IPv6 (RFC 8415, IA_NA), and keeps it for
 // as long as they let it. It sets nothing: a lease is plain data for the caller, who gives the address a lifetime so that
-// the kernel takes it away even when nobody is there to.
+// the kernel takes it away even when nobody is there to. An address of IPv4 that another host on the link has is no lease: it
+// is looked for by ARP, declined, and another one is asked for.
 //
 // One state machine serves both families: their exchanges differ in names and bytes only. It is a pure function of the
-// time, the messages that came in and its random numbers; sockets are in packet.go and client.go.
+// time, the messages that came in and its random numbers; sockets are in packet.go, arp.go and client.go.
 package dhcp
 
 import (
@@ -66,6 +67,11 @@ const (
 	askSame               // may I still have this one? to all, as nobody knows whose it was (INIT-REBOOT; REBIND)
 	askRenew              // longer, to the server that gave it
 	askRebind             // longer, to all
+	sayDecline            // somebody has it already (DECLINE)
+
+	// IPv4 only, and not to servers (RFC 5227):
+	askProbe    // who has this address?
+	askAnnounce // it is mine
 )
 
 // verdict is what servers may answer.
@@ -94,6 +100,8 @@ const (
 	bound
 	renewing
 	rebinding
+	probing  // an address that was granted is looked for on the link, and is said to be ours
+	declined // somebody had it
 )
 
 // machine is the client's side of an exchange.
@@ -108,6 +116,10 @@ type machine struct {
 	wake  time.Time // zero: never
 	offer Lease
 	held  *Lease
+
+	probes    bool      // an address is used only if nobody on the link has it
+	announced time.Time // when it was last said that held is ours
+	refusals  int       // addresses that others had, one after the other
 }
 
 // out is a message to send; server is valid where it goes to one server only.
@@ -181,6 +193,10 @@ func (m *machine) tick(now time.Time) *out {
 		}
 	}
 	switch m.state {
+	case probing:
+		return m.probe(now)
+	case declined:
+		return m.enter(selecting, now)
 	case bound:
 		return m.enter(renewing, now)
 	case renewing:
@@ -197,7 +213,7 @@ func (m *machine) tick(now time.Time) *out {
 
 // hear is called with what came in.
 func (m *machine) hear(b []byte, now time.Time) *out {
-	if m.state == bound {
+	if m.state == bound || m.state == probing || m.state == declined {
 		return nil
 	}
 	v, l, ok := m.codec.read(b, m.xid, now)
@@ -210,6 +226,14 @@ func (m *machine) hear(b []byte, now time.Time) *out {
 		m.state, m.tries = requesting, 0 // the same exchange: its number stays (RFC 2131, 4.4.1)
 		return m.say(now)
 	case v == granted && m.state != selecting:
+		had := m.held != nil && m.held.Address == l.Address
+		if m.probes && (!had || m.state == rebooting) { // RFC 5227, 2.1: also when the link was away
+			m.state, m.offer, m.tries = probing, l, 0
+			if had {
+				m.held, m.announced = &l, now // it stays in use meanwhile
+			}
+			return m.probe(now)
+		}
 		m.state, m.held, m.wake = bound, &l, l.Renew
 	case v == refused && m.state != selecting:
 		m.held = nil

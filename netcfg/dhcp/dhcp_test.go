@@ -82,6 +82,101 @@ func TestLifeOfALease(t *testing.T) {
 	require.Equal(t, bound, m.state)
 }
 
+// probed brings a machine that probes to the moment before the address is taken.
+func probed(t *testing.T, m *machine, now time.Time) time.Time {
+	o := m.begin(now)
+	o = m.hear(server4(o.payload, offer4, lasting(800)...), now)
+	o = m.hear(server4(o.payload, ack4, lasting(800)...), now)
+	for range probeCount {
+		require.Equal(t, askProbe, o.to)
+		require.Nil(t, m.held, "nobody knows yet whether it is free")
+		now = m.wake
+		if m.tries < probeCount {
+			o = m.tick(now)
+		}
+	}
+	return now
+}
+
+// An address is looked for before it is used, for a quarter of a second at most, and said to be ours then.
+func TestProbe(t *testing.T) {
+	begin := time.Unix(1000, 0)
+	m := newMachine()
+	m.probes = true
+	now := probed(t, m, begin)
+	require.LessOrEqual(t, now.Sub(begin), 250*time.Millisecond)
+	o := m.tick(now)
+	require.Equal(t, askAnnounce, o.to)
+	require.Equal(t, "10.0.2.15/24", m.held.Address.String())
+	o = m.tick(m.wake)
+	require.Equal(t, askAnnounce, o.to)
+	require.Equal(t, bound, m.state)
+	require.Equal(t, m.held.Renew, m.wake)
+
+	// One that is renewed is ours; one that comes back after the link was away is looked for while it is used.
+	now = m.wake
+	o = m.tick(now)
+	require.Nil(t, m.hear(server4(o.payload, ack4, lasting(800)...), now))
+	require.Equal(t, bound, m.state)
+	o = m.begin(now)
+	require.Equal(t, askSame, o.to)
+	require.Nil(t, m.rival(now), "of another network maybe")
+	require.NotNil(t, m.held)
+	o = m.hear(server4(o.payload, ack4, lasting(800)...), now)
+	require.Equal(t, askProbe, o.to)
+	require.Equal(t, now.Add(800*time.Second), m.held.Until)
+	o = m.rival(now)
+	require.Equal(t, byte(decline4), typeOf(t, o))
+	require.Nil(t, m.held)
+}
+
+// Somebody has the address: the server hears of it, and is asked again after ten seconds, and twice that the next time.
+func TestDecline(t *testing.T) {
+	m := newMachine()
+	m.probes = true
+	now := time.Unix(1000, 0)
+	for _, pause := range []int{10, 20, 40, 60, 60} {
+		now = probed(t, m, now)
+		o := m.rival(now)
+		require.Equal(t, byte(decline4), typeOf(t, o))
+		all := options4(o.payload)
+		require.Equal(t, []byte{10, 0, 2, 15}, all[opt4Address])
+		require.Equal(t, []byte{10, 0, 2, 2}, all[opt4Server])
+		require.Len(t, all, 3, "RFC 2131, table 5: nothing else")
+		require.Equal(t, make([]byte, 4), o.payload[12:16])
+		require.Nil(t, m.hear(server4(o.payload, offer4, lasting(800)...), now), "not before its time")
+		require.Nil(t, m.rival(now))
+		require.Equal(t, now.Add(time.Duration(pause)*time.Second), m.wake)
+		now = m.wake
+		require.Equal(t, byte(discover4), typeOf(t, m.tick(now)))
+		require.Nil(t, m.held)
+	}
+}
+
+// An address that is new goes to whoever claims it; one that has been used is defended once in ten seconds.
+func TestDefend(t *testing.T) {
+	m := newMachine()
+	m.probes = true
+	now := probed(t, m, time.Unix(1000, 0))
+	m.tick(now)
+	o := m.rival(now.Add(5 * time.Second))
+	require.Equal(t, byte(decline4), typeOf(t, o))
+	require.Nil(t, m.held)
+
+	now = probed(t, m, now)
+	m.tick(now)
+	m.tick(m.wake)
+	for range 3 {
+		now = now.Add(defendEvery)
+		o = m.rival(now)
+		require.Equal(t, askAnnounce, o.to)
+		require.NotNil(t, m.held)
+	}
+	o = m.rival(now.Add(defendEvery - 1))
+	require.Equal(t, byte(decline4), typeOf(t, o))
+	require.Nil(t, m.held)
+}
+
 // Asking goes on with pauses of a minute at most, for ever.
 func TestNobodyAnswers(t *testing.T) {
 	m := newMachine()

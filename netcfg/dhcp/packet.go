@@ -1,9 +1,9 @@
 package dhcp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -14,9 +14,10 @@ import (
 // conn4 sends and receives below IP, as a link without an address must (packet(7)). Its other socket holds port 68: what
 // a server sends to our own address would be answered with an ICMP error otherwise, and by it we ask for more time.
 type conn4 struct {
-	raw   *os.File
-	udp   *net.UDPConn
-	index int
+	raw    *os.File
+	udp    *net.UDPConn
+	index  int
+	others *rivals
 }
 
 // filter4 lets IPv4 packets in that hold the beginning of a UDP datagram to port 68 (kernel documentation,
@@ -38,28 +39,22 @@ func filter4() []unix.SockFilter {
 
 func htons(v uint16) uint16 { return binary.NativeEndian.Uint16([]byte{byte(v >> 8), byte(v)}) }
 
-func open4(name string, index int) (*conn4, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open packet socket: %w", err)
-	}
-	raw := os.NewFile(uintptr(fd), "packet socket of "+name)
-	f := filter4()
-	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]})
-	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: index})
-	}
-	if err != nil {
-		raw.Close()
-		return nil, fmt.Errorf("listen on %s: %w", name, err)
-	}
-	udp, err := listenUDP("udp4", "0.0.0.0:68", name)
-	if err != nil {
-		raw.Close()
+func open4(name string, index int, mac net.HardwareAddr) (c *conn4, err error) {
+	c = &conn4{index: index}
+	if c.raw, err = listenPacket(name, index, unix.ETH_P_IP, filter4()); err != nil {
 		return nil, err
 	}
-	go drain(udp)
-	return &conn4{raw, udp, index}, nil
+	if c.others, err = listenARP(name, index, mac); err != nil {
+		c.raw.Close()
+		return nil, err
+	}
+	if c.udp, err = listenUDP("udp4", "0.0.0.0:68", name); err != nil {
+		c.raw.Close()
+		c.others.socket.Close()
+		return nil, err
+	}
+	go drain(c.udp)
+	return c, nil
 }
 
 // drain throws away what the packet socket has got too.
@@ -71,32 +66,24 @@ func drain(c *net.UDPConn) {
 	}
 }
 
-func (c *conn4) close() { c.raw.Close(); c.udp.Close() }
+func (c *conn4) close() { c.raw.Close(); c.udp.Close(); c.others.socket.Close() }
+
+func (c *conn4) rivals() *rivals { return c.others }
 
 func (c *conn4) send(o *out) error {
-	if o.to == askRenew {
+	switch o.to {
+	case askRenew:
 		server, _ := netip.AddrFromSlice(o.lease.server)
 		_, err := c.udp.WriteToUDPAddrPort(o.payload, netip.AddrPortFrom(server, 67))
 		return err
+	case askProbe, askAnnounce:
+		return c.others.send(o.to, o.lease.Address.Addr())
 	}
 	from := netip.IPv4Unspecified()
 	if o.to == askRebind {
 		from = o.lease.Address.Addr()
 	}
-	sc, err := c.raw.SyscallConn()
-	if err != nil {
-		return err
-	}
-	to := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: c.index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
-	var sent error
-	err = sc.Write(func(fd uintptr) bool {
-		sent = unix.Sendto(int(fd), broadcast4(from, o.payload), 0, to)
-		return sent != unix.EAGAIN
-	})
-	if err != nil {
-		return err
-	}
-	return sent
+	return broadcast(c.raw, c.index, unix.ETH_P_IP, broadcast4(from, o.payload))
 }
 
 // recv waits for the next datagram's payload. Checksums are not looked at: on virtual links they are not there yet, and
@@ -111,7 +98,7 @@ func (c *conn4) recv(buf []byte) ([]byte, error) {
 			return nil, err
 		}
 		if p, ok := payload4(buf[:n]); ok {
-			return p, nil
+			return bytes.Clone(p), nil
 		}
 	}
 }

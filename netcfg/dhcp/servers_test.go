@@ -3,6 +3,7 @@ package dhcp
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -100,6 +101,77 @@ func TestDnsmasq(t *testing.T) {
 	})
 }
 
+// A neighbour has the address that dnsmasq gives: it is never used, dnsmasq is told, and another one comes. Then a neighbour
+// takes that one.
+func TestNeighbourHasIt(t *testing.T) {
+	server, neighbour := nstest.NewPeer(t), nstest.NewPeer(t)
+	dnsmasq := nstest.Program(t, "dnsmasq", "dnsmasq-base")
+	server.Veth(t, "veth0", "srv0")
+	there, err := os.Open(neighbour.Path)
+	require.NoError(t, err)
+	defer there.Close()
+	server.Do(func() {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "br0"
+		require.NoError(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+		br, err := netlink.LinkByName("br0")
+		require.NoError(t, err)
+		attrs.Name = "n0"
+		require.NoError(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(there.Fd()))}))
+		for _, name := range []string{"srv0", "n0"} {
+			l, err := netlink.LinkByName(name)
+			require.NoError(t, err)
+			require.NoError(t, netlink.LinkSetMaster(l, br))
+			nstest.Up(t, name, true)
+		}
+		nstest.Up(t, "br0", true)
+		a, _ := netlink.ParseAddr("10.0.2.1/24")
+		require.NoError(t, netlink.AddrAdd(br, a))
+	})
+	serve := func(t *testing.T) {
+		server.Start(t, dnsmasq, "--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--port=0", "--pid-file=", "--log-facility=-", "--log-dhcp", "--no-ping",
+			"--dhcp-leasefile="+t.TempDir()+"/leases", "--interface=br0", "--bind-interfaces", "--dhcp-authoritative", "--dhcp-range=10.0.2.50,10.0.2.60,255.255.255.0,2m")
+	}
+	has := func(p netip.Prefix) {
+		neighbour.Do(func() {
+			nstest.Up(t, "eth0", true)
+			l, err := netlink.LinkByName("eth0")
+			require.NoError(t, err)
+			a, _ := netlink.ParseAddr(p.String())
+			require.NoError(t, netlink.AddrAdd(l, a))
+		})
+	}
+	var first netip.Prefix
+	t.Run("nobody has it", func(t *testing.T) {
+		serve(t)
+		got, _ := client(t, Client{})
+		nstest.Until(t, "lease", func() bool { n, _ := got.last(); return n == 1 })
+		_, l := got.last()
+		first = l.Address
+	})
+	has(first)
+	serve(t)
+	got, _ := client(t, Client{})
+	nstest.Until(t, "lease", func() bool { n, _ := got.last(); return n >= 1 })
+	n, l := got.last()
+	require.Equal(t, 1, n, "the neighbour's address never was one")
+	require.NotEqual(t, first, l.Address)
+
+	has(l.Address)
+	neighbour.Do(func() { // as what it asks would
+		eth0, err := net.InterfaceByName("eth0")
+		require.NoError(t, err)
+		r, err := listenARP("eth0", eth0.Index, eth0.HardwareAddr)
+		require.NoError(t, err)
+		defer r.socket.Close()
+		require.NoError(t, r.send(askAnnounce, l.Address.Addr()))
+	})
+	nstest.Until(t, "end of the lease", func() bool { n, x := got.last(); return n == 2 && x == nil })
+	nstest.Until(t, "another lease", func() bool { n, _ := got.last(); return n == 3 })
+	_, again := got.last()
+	require.NotContains(t, []netip.Prefix{first, l.Address}, again.Address)
+}
+
 // Kea gives leases of seconds: they are renewed with it while it lives, and over when it doesn't.
 func TestKea(t *testing.T) {
 	server := nstest.NewPeer(t)
@@ -131,4 +203,55 @@ func TestKea(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	nstest.Until(t, "end of the lease", func() bool { _, l := got.last(); return l == nil })
 	require.WithinDuration(t, l.Until, time.Now(), 2*time.Second)
+}
+
+// Who claims another address, asks for ours or is this machine itself is no rival.
+func TestStrangersARP(t *testing.T) {
+	peer := nstest.NewPeer(t)
+	peer.Veth(t, "veth0", "srv0")
+	index, mac := nstest.Up(t, "veth0", true)
+	ours, err := listenARP("veth0", index, mac)
+	require.NoError(t, err)
+	defer ours.socket.Close()
+	addr := netip.MustParseAddr("10.0.2.50")
+	require.NoError(t, ours.send(askProbe, addr))
+	heard, stop := make(chan net.HardwareAddr), make(chan struct{})
+	defer close(stop)
+	go receive(arpSize, ours.recv, heard, make(chan error, 1), stop)
+	say := func() (theirs net.HardwareAddr) {
+		peer.Do(func() {
+			i, err := net.InterfaceByName("srv0")
+			require.NoError(t, err)
+			theirs = i.HardwareAddr
+			r, err := listenARP("srv0", i.Index, theirs)
+			require.NoError(t, err)
+			defer r.socket.Close()
+			require.NoError(t, r.send(askAnnounce, addr.Next()))
+			require.NoError(t, r.send(askProbe, addr))
+			r.mac = mac // as the machine's own words come back
+			require.NoError(t, r.send(askAnnounce, addr))
+			r.mac = theirs
+			require.NoError(t, r.send(askAnnounce, addr))
+		})
+		return theirs
+	}
+	once := false
+	nstest.Until(t, "claim", func() bool { // a link that has just come up loses some
+		theirs := say()
+		select {
+		case who := <-heard:
+			require.Equal(t, theirs, who)
+			once = true
+		case <-time.After(100 * time.Millisecond):
+		}
+		return once
+	})
+	for range 3 {
+		require.Equal(t, say(), <-heard)
+		select {
+		case who := <-heard:
+			t.Fatalf("%s is no rival, or was heard twice", who)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }

@@ -23,7 +23,7 @@ const (
 	discover4 = iota + 1
 	offer4
 	request4
-	_
+	decline4
 	ack4
 	nak4
 )
@@ -45,18 +45,24 @@ func (c codec4) write(a ask, xid uint32, l *Lease, since time.Duration) []byte {
 	copy(b[28:44], c.hw)
 	copy(b[236:], magic4)
 	kind := byte(request4)
-	if a == askAny {
+	switch a {
+	case askAny:
 		kind = discover4
+	case sayDecline:
+		kind = decline4
 	}
 	b = append(b, opt4Type, 1, kind)
 	switch a {
 	case askRenew, askRebind:
 		copy(b[12:16], l.Address.Addr().AsSlice()) // ciaddr
-	case askOffered:
+	case askOffered, sayDecline:
 		b = append(append(b, opt4Server, 4), l.server...)
 		fallthrough
 	case askSame:
 		b = append(append(b, opt4Address, 4), l.Address.Addr().AsSlice()...)
+	}
+	if a == sayDecline { // no more than that (RFC 2131, table 5)
+		return padded4(b)
 	}
 	if c.host != "" {
 		host := c.host[:min(len(c.host), 63)]
@@ -64,8 +70,13 @@ func (c codec4) write(a ask, xid uint32, l *Lease, since time.Duration) []byte {
 	}
 	wish := []byte{opt4Mask, opt4Routes, opt4Router, opt4DNS, opt4Domain, opt4Search, opt4MTU, opt4T1, opt4T2}
 	b = append(append(b, opt4Wish, byte(len(wish))), wish...)
+	return padded4(b)
+}
+
+// padded4 ends the options, and makes the message as long as BOOTP relays want it (RFC 1542, 2.1).
+func padded4(b []byte) []byte {
 	b = append(b, 255)
-	return append(b, make([]byte, max(0, 300-len(b)))...) // as BOOTP relays want it (RFC 1542, 2.1)
+	return append(b, make([]byte, max(0, 300-len(b)))...)
 }
 
 func (c codec4) read(b []byte, xid uint32, now time.Time) (v verdict, l Lease, ok bool) {
