@@ -21,7 +21,10 @@ type Client struct {
 	MAC   net.HardwareAddr
 	Host  string // tells servers this machine's name; empty: not
 	V6    bool
-	// Held is a lease that an earlier client got, nil for none: it is asked for again. Address and Until are enough.
+	// Delegate asks for a prefix too, of PrefixLength bits or, for 0, what the server thinks right (V6 only).
+	Delegate     bool
+	PrefixLength int
+	// Held is a lease that an earlier client got, nil for none: it is asked for again. Address, Prefix and Until are enough.
 	Held *Lease
 	// Got is called by Run for each lease, renewed ones too, and with nil when one has run out or was taken back.
 	Got func(*Lease)
@@ -59,7 +62,9 @@ func (c Client) Run(ctx context.Context, carrier <-chan struct{}) {
 func (c Client) open() (conn, *machine, error) {
 	if c.V6 {
 		u, err := listenUDP("udp6", "[::]:546", c.Link)
-		return conn6{u, c.Index}, &machine{codec: newCodec6(c.MAC, c.Link), rand: rand.Uint32, held: c.Held}, err
+		codec := newCodec6(c.MAC, c.Link)
+		codec.delegate, codec.hint = c.Delegate, c.PrefixLength
+		return conn6{u, c.Index}, &machine{codec: codec, rand: rand.Uint32, held: c.Held}, err
 	}
 	conn, err := open4(c.Link, c.Index, c.MAC)
 	return conn, &machine{codec: codec4{c.MAC, c.Host}, rand: rand.Uint32, held: c.Held, probes: true}, err

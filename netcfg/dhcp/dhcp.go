@@ -1,5 +1,5 @@
-// Package dhcp asks DHCP servers for one link's address, by IPv4 (RFC 2131) and IPv6 (RFC 8415, IA_NA), and keeps it for
-// as long as they let it. It sets nothing: a lease is plain data for the caller, who gives the address a lifetime so that
+// Package dhcp asks DHCP servers for one link's address, by IPv4 (RFC 2131) and IPv6 (RFC 8415, IA_NA), and for a prefix for
+// other links (IA_PD), and keeps them for as long as they let it. It sets nothing: a lease is plain data for the caller, who gives the address a lifetime so that
 // the kernel takes it away even when nobody is there to. An address of IPv4 that another host on the link has is no lease: it
 // is looked for by ARP, declined, and another one is asked for.
 //
@@ -22,10 +22,15 @@ type Lease struct {
 	Search  []string // domains, without the last dot
 	MTU     int      // bytes; 0: not given
 
-	// Times are zero in a lease for ever.
+	// Prefix is for other links (IPv6 only). A lease may have one without Address, or be without.
+	Prefix                       netip.Prefix
+	PrefixPreferred, PrefixUntil time.Time // zero: for ever
+
+	// Times are zero in a lease for ever. Until is the end of what ends first.
 	Renew, Rebind, Until time.Time
 
-	server []byte // IPv4: its address; IPv6: its DUID
+	server  []byte // IPv4: its address; IPv6: its DUID
+	partial bool   // something that was asked for is not there
 }
 
 // Route is a way that the server names; Via is not valid where the destination is on the link itself.
@@ -39,12 +44,11 @@ func (l *Lease) Same(o *Lease) bool {
 	if l == nil || o == nil {
 		return l == o
 	}
-	return l.Address == o.Address && l.MTU == o.MTU && slices.Equal(l.Routes, o.Routes) && slices.Equal(l.DNS, o.DNS) && slices.Equal(l.Search, o.Search)
+	return l.Address == o.Address && l.Prefix == o.Prefix && l.MTU == o.MTU && slices.Equal(l.Routes, o.Routes) && slices.Equal(l.DNS, o.DNS) && slices.Equal(l.Search, o.Search)
 }
 
 // setTimes fills in when to renew and rebind: what the server says if that makes sense, else half and 7/8 of the lease.
 func (l *Lease) setTimes(now time.Time, t1, t2, valid uint32) {
-	const forever = 1<<32 - 1
 	if valid == forever {
 		return
 	}
@@ -54,8 +58,22 @@ func (l *Lease) setTimes(now time.Time, t1, t2, valid uint32) {
 	if t1 == 0 || t1 > t2 {
 		t1 = min(valid/2, t2)
 	}
-	at := func(s uint32) time.Time { return now.Add(time.Duration(s) * time.Second) }
-	l.Renew, l.Rebind, l.Until = at(t1), at(t2), at(valid)
+	l.Renew, l.Rebind, l.Until = later(now, t1), later(now, t2), later(now, valid)
+}
+
+const forever = 1<<32 - 1 // of a lifetime in seconds
+
+// later is zero for ever.
+func later(now time.Time, seconds uint32) time.Time {
+	if seconds == forever {
+		return time.Time{}
+	}
+	return now.Add(time.Duration(seconds) * time.Second)
+}
+
+// lacks says whether a part that o has is not there any more.
+func (l *Lease) lacks(o *Lease) bool {
+	return o != nil && (o.Address.IsValid() && !l.Address.IsValid() || o.Prefix.IsValid() && !l.Prefix.IsValid())
 }
 
 // ask is what the client may say to servers.
@@ -138,7 +156,7 @@ func (m *machine) begin(now time.Time) *out {
 }
 
 func (m *machine) enter(s state, now time.Time) *out {
-	m.state, m.began, m.tries, m.xid = s, now, 0, m.rand()
+	m.state, m.began, m.tries, m.xid, m.offer = s, now, 0, m.rand(), Lease{}
 	return m.say(now)
 }
 
@@ -169,7 +187,7 @@ func (m *machine) say(now time.Time) *out {
 // again is half of what remains until then, and a minute at least (RFC 2131, 4.4.5).
 func again(now, end time.Time) time.Time {
 	next := now.Add(max(end.Sub(now)/2, time.Minute))
-	if next.After(end) {
+	if !end.IsZero() && next.After(end) {
 		return end
 	}
 	return next
@@ -183,6 +201,15 @@ func (m *machine) backoff() time.Duration {
 
 // patience is how often a state asks before another is tried.
 const patience = 4
+
+// missing is how often a server that gave an address and no prefix, or a prefix and no address, is asked for the other.
+const missing = 10 * time.Minute
+
+// request takes the offer. The exchange is the same, and its number stays (RFC 2131, 4.4.1).
+func (m *machine) request(now time.Time) *out {
+	m.state, m.tries = requesting, 0
+	return m.say(now)
+}
 
 // tick is called at wake.
 func (m *machine) tick(now time.Time) *out {
@@ -200,8 +227,12 @@ func (m *machine) tick(now time.Time) *out {
 	case bound:
 		return m.enter(renewing, now)
 	case renewing:
-		if !now.Before(m.held.Rebind) {
+		if !m.held.Rebind.IsZero() && !now.Before(m.held.Rebind) {
 			return m.enter(rebinding, now)
+		}
+	case selecting:
+		if m.offer.partial { // nobody has offered more
+			return m.request(now)
 		}
 	case requesting, rebooting:
 		if m.tries >= patience {
@@ -222,9 +253,12 @@ func (m *machine) hear(b []byte, now time.Time) *out {
 	case m.state == requesting && !bytes.Equal(l.server, m.offer.server), m.state == renewing && !bytes.Equal(l.server, m.held.server):
 		// another server than the one that was asked has no say
 	case v == offered && m.state == selecting:
-		m.offer = l
-		m.state, m.tries = requesting, 0 // the same exchange: its number stays (RFC 2131, 4.4.1)
-		return m.say(now)
+		if m.offer.server == nil || !l.partial {
+			m.offer = l
+		}
+		if !l.partial {
+			return m.request(now)
+		}
 	case v == granted && m.state != selecting:
 		had := m.held != nil && m.held.Address == l.Address
 		if m.probes && (!had || m.state == rebooting) { // RFC 5227, 2.1: also when the link was away
@@ -234,7 +268,14 @@ func (m *machine) hear(b []byte, now time.Time) *out {
 			}
 			return m.probe(now)
 		}
+		lost := l.lacks(m.held)
 		m.state, m.held, m.wake = bound, &l, l.Renew
+		if lost {
+			return m.enter(renewing, now) // a server may give another
+		}
+		if again := now.Add(missing); l.partial && (m.wake.IsZero() || m.wake.After(again)) {
+			m.wake = again
+		}
 	case v == refused && m.state != selecting:
 		m.held = nil
 		return m.enter(selecting, now)

@@ -344,18 +344,101 @@ func TestIPv6(t *testing.T) {
 	require.True(t, strings.Contains(string(o.payload), string(m.held.Address.Addr().AsSlice())))
 }
 
+// pd6 adds a delegated prefix, or several; each is a prefix and its preferred and valid seconds.
+func pd6(c codec6, all ...any) func([]byte) []byte {
+	return func(b []byte) []byte {
+		ia := append(binary.BigEndian.AppendUint32(nil, c.iaid), make([]byte, 8)...)
+		for i := 0; i < len(all); i += 3 {
+			p := netip.MustParsePrefix(all[i].(string))
+			v := binary.BigEndian.AppendUint32(nil, uint32(all[i+1].(int)))
+			v = append(binary.BigEndian.AppendUint32(v, uint32(all[i+2].(int))), byte(p.Bits()))
+			ia = option6(ia, opt6Prefix, append(v, p.Addr().AsSlice()...))
+		}
+		return option6(b, opt6IAPD, ia)
+	}
+}
+
+func both(f, g func([]byte) []byte) func([]byte) []byte {
+	return func(b []byte) []byte { return g(f(b)) }
+}
+
+// An address and a prefix, one of them, and one that the server takes away.
+func TestDelegation(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := newCodec6(hw, "eth0")
+	c.delegate, c.hint = true, 56
+	m := &machine{codec: c, rand: func() uint32 { return 0xffabcdef }}
+	asked := func(o *out) (prefixes string) {
+		options6(o.payload[4:], func(code uint16, value []byte) {
+			if code == opt6IAPD {
+				options6(value[12:], func(_ uint16, v []byte) {
+					a, _ := netip.AddrFromSlice(v[9:])
+					prefixes += netip.PrefixFrom(a, int(v[8])).String()
+				})
+			}
+		})
+		return prefixes
+	}
+	o := m.begin(now)
+	require.Equal(t, "::/56", asked(o))
+	require.Nil(t, m.hear(answer6(o.payload, advertise6, ia6(c, 800)), now), "another server may have a prefix too")
+	o2 := m.hear(answer6(o.payload, advertise6, both(ia6(c, 800), pd6(c, "fd00:8::/56", 400, 600))), now)
+	require.Equal(t, byte(request6), o2.payload[0])
+	require.Equal(t, "fd00:8::/56", asked(o2))
+	require.Nil(t, m.hear(answer6(o2.payload, reply6, both(ia6(c, 800), pd6(c, "fd00:7::/56", 0, 500, "fd00:8::1/56", 400, 600, "fd00:9::/80", 500, 600))), now))
+	require.Equal(t, "fd00::15/128 fd00:8::/56", fmt.Sprint(m.held.Address, " ", m.held.Prefix))
+	require.Equal(t, []time.Duration{200 * time.Second, 320 * time.Second, 600 * time.Second, 400 * time.Second, 600 * time.Second},
+		[]time.Duration{m.held.Renew.Sub(now), m.held.Rebind.Sub(now), m.held.Until.Sub(now), m.held.PrefixPreferred.Sub(now), m.held.PrefixUntil.Sub(now)})
+
+	// It goes: asked at once whether there is another. There is none for now, and one later.
+	now = m.wake
+	o = m.tick(now)
+	require.Equal(t, "fd00:8::/56", asked(o))
+	o = m.hear(answer6(o.payload, reply6, both(ia6(c, 8000), pd6(c, "fd00:8::/56", 0, 0))), now)
+	require.Equal(t, byte(renew6), o.payload[0])
+	require.False(t, m.held.Prefix.IsValid())
+	require.True(t, m.held.Address.IsValid())
+	require.Nil(t, m.hear(answer6(o.payload, reply6, ia6(c, 8000)), now))
+	require.Equal(t, now.Add(missing), m.wake)
+	o = m.tick(m.wake)
+	require.Equal(t, "::/56", asked(o))
+	require.Nil(t, m.hear(answer6(o.payload, reply6, both(ia6(c, 8000), pd6(c, "fd00:9::/60", 4000, 8000))), m.wake))
+	require.Equal(t, "fd00:9::/60", m.held.Prefix.String())
+
+	// A server that has prefixes only is taken when nobody offers more.
+	m = &machine{codec: c, rand: func() uint32 { return 7 }}
+	o = m.begin(now)
+	offer := func(b []byte) []byte { return pd6(c, "fd00:9::/60", 4000, 8000)(ia6(c, 800, 2)(b)) }
+	require.Nil(t, m.hear(answer6(o.payload, advertise6, offer), now))
+	o = m.tick(m.wake)
+	require.Equal(t, byte(request6), o.payload[0])
+	require.Nil(t, m.hear(answer6(o.payload, reply6, offer), now))
+	require.Equal(t, bound, m.state)
+	require.Equal(t, "invalid Prefix fd00:9::/60", fmt.Sprint(m.held.Address, " ", m.held.Prefix))
+
+	// What no site can have, or no link can have a part of, is none; a client that did not ask takes none.
+	for _, bad := range []string{"ff00::/56", "fe80::/56", "::/0", "fd00:9::/65", "::ffff:10.0.0.0/64"} {
+		_, l, _ := c.read(answer6(o.payload, reply6, pd6(c, bad, 400, 600)), 7, now)
+		require.False(t, l.Prefix.IsValid(), bad)
+	}
+	c.delegate = false
+	v, _, _ := c.read(answer6(o.payload, reply6, pd6(c, "fd00:9::/60", 400, 600)), 7, now)
+	require.Equal(t, refused, v)
+}
+
 // Whatever comes in, a lease that is taken has an address that a link can have and names that resolv.conf can.
 func FuzzRead(f *testing.F) {
 	c4, c6 := codec4{hw, "x"}, newCodec6(hw, "eth0")
 	f.Add(server4(c4.write(askAny, 7, nil, 0), ack4, lasting(600)...))
-	f.Add(answer6(c6.write(askAny, 7, nil, 0), reply6, ia6(c6, 600)))
+	c6.delegate = true
+	f.Add(answer6(c6.write(askAny, 7, nil, 0), reply6, both(ia6(c6, 600), pd6(c6, "fd00:9::/60", 400, 600))))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, c := range []codec{c4, c6} {
 			v, l, ok := c.read(b, 7, time.Unix(1000, 0))
 			if !ok || v == refused {
 				continue
 			}
-			if !l.Address.IsValid() || !usable(l.Address.Addr()) || l.Renew.After(l.Rebind) || l.Rebind.After(l.Until) {
+			if !l.Address.IsValid() && !l.Prefix.IsValid() || l.Address.IsValid() && !usable(l.Address.Addr()) || l.Prefix != l.Prefix.Masked() || l.Renew.After(l.Rebind) || l.Rebind.After(l.Until) {
 				t.Fatalf("%+v", l)
 			}
 			for _, s := range l.Search {

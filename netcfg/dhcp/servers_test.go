@@ -191,15 +191,17 @@ func TestKea(t *testing.T) {
 	require.NoError(t, os.WriteFile(conf, []byte(`{"Dhcp6": {"interfaces-config": {"interfaces": ["srv0"]},
 		"lease-database": {"type": "memfile", "persist": false}, "server-id": {"type": "LL", "persist": false},
 		"renew-timer": 2, "rebind-timer": 4, "preferred-lifetime": 5, "valid-lifetime": 6,
-		"subnet6": [{"id": 1, "interface": "srv0", "subnet": "fd00:3::/64", "pools": [{"pool": "fd00:3::50 - fd00:3::60"}]}]}}`), 0o600))
+		"subnet6": [{"id": 1, "interface": "srv0", "subnet": "fd00:3::/64", "pools": [{"pool": "fd00:3::50 - fd00:3::60"}],
+			"pd-pools": [{"prefix": "fd00:30::", "prefix-len": 48, "delegated-len": 60}]}]}}`), 0o600))
 	t.Setenv("KEA_PIDFILE_DIR", dir)
 	t.Setenv("KEA_LOCKFILE_DIR", "none")
 	cmd := server.Start(t, kea, "-c", conf)
-	got, _ := client(t, Client{V6: true})
+	got, _ := client(t, Client{V6: true, Delegate: true})
 	nstest.Until(t, "lease, renewed twice", func() bool { n, _ := got.last(); return n >= 3 })
 	_, l := got.last()
 	require.NotNil(t, l)
 	require.True(t, got.all[0].Same(l))
+	require.Regexp(t, `^fd00:30:.*/60$`, l.Prefix.String())
 	require.NoError(t, cmd.Process.Kill())
 	nstest.Until(t, "end of the lease", func() bool { _, l := got.last(); return l == nil })
 	require.WithinDuration(t, l.Until, time.Now(), 2*time.Second)
