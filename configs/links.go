@@ -43,6 +43,10 @@ type Link struct {
 	Routes    []LinkRoute `toml:"routes"`
 	Rules     []LinkRule  `toml:"rules"`
 	MDNS      bool        `toml:"mdns"`
+
+	PrefixFrom string `toml:"prefix_from"` // a link with dhcp6: a /64 of what is delegated there is this one's
+	SubnetID   *int   `toml:"subnet_id"`   // which
+	PrefixHint int    `toml:"prefix_hint"` // of the link with dhcp6: bits of the prefix that is asked for
 }
 
 // Peer is another end of a WireGuard link.
@@ -134,13 +138,58 @@ func (d *document) checkLinks(c *Config) {
 	d.checkPortLinks(c.Uplink, "uplink.", holders)
 	d.checkPortLinks(c.Link, "link.", holders)
 	d.checkLinkLoops(c)
+	d.checkPrefixes(c)
+}
+
+// checkPrefixes finds links that take their addresses from where none come, and two that want the same.
+func (d *document) checkPrefixes(c *Config) {
+	all, wanted, asked := c.Links(), map[string]string{}, map[string]bool{}
+	each := func(f func(section string, l *Link)) {
+		for _, name := range sortedKeys(all) {
+			section, in := "link."+name, c.Link
+			if _, up := c.Uplink[name]; up {
+				section, in = "uplink."+name, c.Uplink
+			}
+			l := in[name]
+			f(section, &l)
+			in[name] = l
+		}
+	}
+	each(func(section string, l *Link) {
+		from, has := all[l.PrefixFrom]
+		subnet := ""
+		if l.SubnetID != nil {
+			subnet = fmt.Sprintf("subnet %d of %s", *l.SubnetID, l.PrefixFrom)
+		}
+		switch {
+		case l.PrefixFrom == "" && l.SubnetID != nil:
+			d.bad(section, "subnet_id", "subnet_id is of prefix_from's prefix: say prefix_from, a link with dhcp6 = true")
+		case l.PrefixFrom == "":
+			return
+		case !has || !from.DHCP6 || "link."+l.PrefixFrom == section || "uplink."+l.PrefixFrom == section:
+			d.bad(section, "prefix_from", "prefix_from %q is no other link of this file with dhcp6 = true: name the one whose server delegates the prefix", l.PrefixFrom)
+		case subnet != "" && wanted[subnet] != "":
+			d.bad(section, "subnet_id", "%s is %s's already", subnet, wanted[subnet])
+		default:
+			wanted[subnet], asked[l.PrefixFrom] = section, true
+			return
+		}
+		l.PrefixFrom, l.SubnetID = "", nil
+	})
+	each(func(section string, l *Link) {
+		_, name, _ := strings.Cut(section, ".")
+		if l.PrefixHint != 0 && !asked[name] {
+			d.bad(section, "prefix_hint", "nobody has prefix_from = %q: prefix_hint is the length of a prefix that nobody asks for", name)
+			l.PrefixHint = 0
+		}
+	})
 }
 
 // checkPortLinks finds addresses where nobody would hear of them: what comes in at a port is its bridge's or bond's.
 func (d *document) checkPortLinks(all map[string]Link, kind string, holders map[string]string) {
 	for _, name := range sortedKeys(all) {
 		l := all[name]
-		if holders[name] == "" || l.Address == "" && l.Addresses == nil && !l.DHCP && !l.DHCP6 {
+		if holders[name] == "" || l.Address == "" && l.Addresses == nil && !l.DHCP && !l.DHCP6 && l.PrefixFrom == "" {
 			continue
 		}
 		key := "address"
@@ -149,11 +198,13 @@ func (d *document) checkPortLinks(all map[string]Link, kind string, holders map[
 			key = "dhcp"
 		case l.DHCP6:
 			key = "dhcp6"
+		case l.PrefixFrom != "":
+			key = "prefix_from"
 		case l.Address == "":
 			key = "addresses"
 		}
 		d.bad(kind+name, key, "link %s is a port of %s: give the address to that", name, holders[name])
-		l.Address, l.Addresses, l.DHCP, l.DHCP6, l.Gateway, l.Gateway6, l.Routes = "", nil, false, false, "", "", nil
+		l.Address, l.Addresses, l.DHCP, l.DHCP6, l.Gateway, l.Gateway6, l.Routes, l.PrefixFrom, l.SubnetID = "", nil, false, false, "", "", nil, "", nil
 		all[name] = l
 	}
 }
@@ -266,6 +317,14 @@ func (ck linkCheck) parts() {
 	if l.Metric < 0 {
 		ck.bad("metric", "metric %d is negative", l.Metric)
 		l.Metric = 0
+	}
+	if l.PrefixHint != 0 && (l.PrefixHint < 16 || l.PrefixHint > 64) {
+		ck.bad("prefix_hint", "prefix_hint %d is not a number of bits from 16 to 64, such as 56", l.PrefixHint)
+		l.PrefixHint = 0
+	}
+	if l.SubnetID != nil && (*l.SubnetID < 0 || *l.SubnetID > 65535) {
+		ck.bad("subnet_id", "subnet_id %d is not a number from 0 to 65535", *l.SubnetID)
+		l.SubnetID = nil
 	}
 	if l.Address != "" && !ck.prefix("address", l.Address) {
 		l.Address = ""

@@ -53,6 +53,10 @@ type Link struct {
 	Routes       []Route
 	Rules        []Rule
 
+	PrefixFrom string // a link with DHCP6: a /64 of what its server delegates is this one's; empty: none
+	Subnet     *int   // which /64; nil: the next that nobody wants
+	PrefixHint int    // bits of the prefix that DHCP6 asks for, where links take theirs from this one; 0: the server's choice
+
 	Announce bool // the machine's name by mDNS
 }
 
@@ -64,10 +68,16 @@ type Route struct {
 	Metric int
 	Table  int // 0: main
 	OnLink bool
+	// Unreachable refuses packets: those to parts of a delegated prefix that no link has, which the default route would
+	// send back to where they came from (RFC 7084, WPD-5).
+	Unreachable bool
 }
 
 func (r Route) String() string {
 	s := r.To.String()
+	if r.Unreachable {
+		s = "unreachable " + s
+	}
 	if r.Via.IsValid() {
 		s += " via " + r.Via.String()
 	}

@@ -37,6 +37,7 @@ type Dev struct {
 	RA, AddrGen   string // sysctls; empty: no IPv6
 	Failover      bool   // routes through it don't count while it has no carrier
 	Addresses     map[netip.Prefix]time.Time
+	Preferred     map[netip.Prefix]time.Time // of those for which it is not as long as they are valid
 }
 
 // Marked aliases are those of links that coble made; what stands behind the mark is a digest of a tunnel's keys and peers.
@@ -85,7 +86,7 @@ type Change struct {
 	Make    *Link  // Create
 	tunnel  tunnel // SetPeers
 	Address netip.Prefix
-	Until   time.Time // of Address; zero: for ever
+	life    // of Address
 	Route   Route
 	Rule    Rule
 }
@@ -108,6 +109,7 @@ type Wanted struct {
 	Leases  map[string][]*dhcp.Lease // by link
 	Adverts map[string]advert        // by link and what it is about
 	tunnels map[string]tunnel        // by link; one that is not there has no key yet
+	old     map[string][]share       // by link, deprecated
 }
 
 // Diff is pure: what to do so that s becomes what is wanted. Links are renamed before anything else, and alone.
@@ -336,14 +338,22 @@ func (d *differ) strangers() {
 	}
 }
 
-// wanted are a link's addresses, and until when.
-func (w Wanted) addresses(l *Link) map[netip.Prefix]time.Time {
-	all := map[netip.Prefix]time.Time{}
+// wanted are a link's addresses, and for how long.
+func (w Wanted) addresses(l *Link) map[netip.Prefix]life {
+	all := map[netip.Prefix]life{}
 	for _, lease := range w.Leases[l.Name] {
-		all[lease.Address] = lease.Until
+		if lease.Address.IsValid() {
+			all[lease.Address] = life{lease.Until, lease.Until}
+		}
+	}
+	for _, s := range w.old[l.Name] {
+		all[s.Address] = s.life
+	}
+	if s, has := w.shares()[l.Name]; has {
+		all[s.Address] = s.life
 	}
 	for _, p := range l.Addresses {
-		all[p] = time.Time{}
+		all[p] = life{}
 	}
 	return all
 }
@@ -351,15 +361,27 @@ func (w Wanted) addresses(l *Link) map[netip.Prefix]time.Time {
 // slack is by how much the kernel's idea of an address's end may differ: it counts whole seconds.
 const slack = 1500 * time.Millisecond
 
+// same says whether the kernel has a time as it is wanted; what is over is over, whenever that was.
+func (d *differ) same(have, want time.Time) bool {
+	if have.IsZero() || want.IsZero() {
+		return have.IsZero() && want.IsZero()
+	}
+	return have.Sub(want).Abs() <= slack || !have.After(d.now) && !want.After(d.now)
+}
+
 func (d *differ) addresses(l *Link, v *Dev) {
 	want := d.w.addresses(l)
 	for _, p := range sorted(want) {
 		have, has := v.Addresses[p]
-		if !want[p].IsZero() && !want[p].After(d.now) {
+		preferred, differs := v.Preferred[p]
+		if !differs {
+			preferred = have
+		}
+		if !want[p].Until.IsZero() && !want[p].Until.After(d.now) {
 			continue // over, and its client is about to say so
 		}
-		if !has || have.IsZero() != want[p].IsZero() || have.Sub(want[p]).Abs() > slack {
-			d.add(Change{Op: AddAddr, Link: l.Name, Address: p, Until: want[p]})
+		if !has || !d.same(have, want[p].Until) || !d.same(preferred, want[p].Preferred) {
+			d.add(Change{Op: AddAddr, Link: l.Name, Address: p, life: want[p]})
 		}
 	}
 	for _, p := range d.owned[l.Name] {
@@ -371,7 +393,7 @@ func (d *differ) addresses(l *Link, v *Dev) {
 }
 
 // sorted are a map's prefixes in order.
-func sorted(m map[netip.Prefix]time.Time) (all []netip.Prefix) {
+func sorted[T any](m map[netip.Prefix]T) (all []netip.Prefix) {
 	for p := range m {
 		all = append(all, p)
 	}
@@ -401,6 +423,9 @@ func (w Wanted) routes(l *Link) (all []Route) {
 	for _, lease := range w.Leases[l.Name] {
 		for _, r := range lease.Routes {
 			add(Route{To: r.To, Via: r.Via, Metric: l.Metric})
+		}
+		if lease.Prefix.IsValid() {
+			all = append(all, Route{To: lease.Prefix, Unreachable: true}.normal("lo"))
 		}
 	}
 	for _, r := range l.Routes {

@@ -42,7 +42,14 @@ func read(now time.Time, wanted []Link) (*State, error) {
 	}
 	for _, a := range addrs {
 		if v := s.Devices[names[a.LinkIndex]]; v != nil {
-			v.Addresses[prefix(a.IPNet)] = until(now, a.ValidLft)
+			p := prefix(a.IPNet)
+			v.Addresses[p] = until(now, a.ValidLft)
+			if a.PreferedLft != a.ValidLft {
+				v.Preferred[p] = now
+				if a.PreferedLft != 0 {
+					v.Preferred[p] = until(now, a.PreferedLft)
+				}
+			}
 		}
 	}
 	routes, err := dump.List(func() ([]netlink.Route, error) {
@@ -77,7 +84,7 @@ func readDev(l netlink.Link) *Dev {
 	v := &Dev{
 		Name: a.Name, Index: a.Index, Master: a.MasterIndex, Parent: a.ParentIndex, Kind: l.Type(), Alias: a.Alias, Group: a.Group,
 		Up: a.Flags&net.FlagUp != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0, MAC: a.HardwareAddr.String(), PermMAC: a.PermHWAddr.String(),
-		MTU: a.MTU, Addresses: map[netip.Prefix]time.Time{},
+		MTU: a.MTU, Addresses: map[netip.Prefix]time.Time{}, Preferred: map[netip.Prefix]time.Time{},
 	}
 	switch l := l.(type) {
 	case *netlink.Vlan:
@@ -141,7 +148,7 @@ func readRoute(r netlink.Route, names map[int]string) (all []Route) {
 		if to.Addr().Is4() {
 			via = via.Unmap()
 		}
-		all = append(all, Route{Dev: names[index], To: to, Via: via, Metric: r.Priority, Table: r.Table, OnLink: flags&int(netlink.FLAG_ONLINK) != 0})
+		all = append(all, Route{Dev: names[index], To: to, Via: via, Metric: r.Priority, Table: r.Table, OnLink: flags&int(netlink.FLAG_ONLINK) != 0, Unreachable: r.Type == unix.RTN_UNREACHABLE})
 	}
 	if len(r.MultiPath) == 0 {
 		way(r.LinkIndex, r.Gw, r.Flags)
@@ -260,10 +267,18 @@ func addAddress(l netlink.Link, c Change, now time.Time) error {
 	}
 	if !c.Until.IsZero() {
 		// The kernel takes it away at its end, whoever is alive then.
-		a.ValidLft = max(1, int((c.Until.Sub(now)+time.Second-1)/time.Second))
-		a.PreferedLft = a.ValidLft
+		a.ValidLft = max(1, lifetime(now, c.Until))
+		a.PreferedLft = min(a.ValidLft, max(0, lifetime(now, c.Preferred)))
 	}
 	return netlink.AddrReplace(l, a)
+}
+
+// lifetime is whole seconds until then, more rather than less; for ever: 68 years.
+func lifetime(now, end time.Time) int {
+	if end.IsZero() {
+		return 1<<31 - 1
+	}
+	return int((end.Sub(now) + time.Second - 1) / time.Second)
 }
 
 func netlinkRoute(l netlink.Link, r Route) *netlink.Route {
@@ -272,6 +287,9 @@ func netlinkRoute(l netlink.Link, r Route) *netlink.Route {
 		n.Gw = r.Via.AsSlice()
 	} else if r.To.Addr().Is4() {
 		n.Scope = netlink.SCOPE_LINK
+	}
+	if r.Unreachable {
+		n.Type = unix.RTN_UNREACHABLE
 	}
 	if r.OnLink {
 		n.Flags = int(netlink.FLAG_ONLINK)

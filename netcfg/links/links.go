@@ -78,6 +78,9 @@ type client struct {
 	back    chan struct{}
 	stop    context.CancelFunc
 	lease   *dhcp.Lease
+
+	delegate bool
+	hint     int
 }
 
 // memory is what the next engine has to know.
@@ -85,6 +88,8 @@ type memory struct {
 	Owned   Owned
 	Leases  []lease
 	Adverts map[string]advert // by link and what it is about
+	Shares  map[string]share  // of delegated prefixes, by link
+	Old     map[string][]share
 }
 
 type lease struct {
@@ -284,7 +289,7 @@ func (k *Keeper) setWanted(c Config) {
 	k.want = Wanted{Links: order, Leases: map[string][]*dhcp.Lease{}}
 	k.problem(err)
 	for key, cl := range k.clients {
-		if l := find(order, key.link); l == nil || !l.asks(key.v6) {
+		if l := find(order, key.link); l == nil || !l.asks(key.v6) || key.v6 && (cl.delegate != delegates(order, key.link) || cl.hint != l.PrefixHint) {
 			cl.stop()
 			delete(k.clients, key)
 		}
@@ -334,6 +339,7 @@ func (k *Keeper) reconcile(ctx context.Context) bool {
 		k.runClients(ctx, s)
 		k.want.Leases = k.leases()
 		k.want.Adverts, _ = k.adverts(now)
+		k.share(now)
 		changes := Diff(k.want, s, k.memory.Owned, now)
 		k.remember(s)
 		if len(changes) == 0 {
@@ -382,7 +388,7 @@ func (k *Keeper) apply(changes []Change, now time.Time) (good bool) {
 // remember notes, before anything is changed, which addresses are coble's: those that are to come, and those that were
 // and are still there.
 func (k *Keeper) remember(s *State) {
-	m := memory{Owned: Owned{}, Adverts: k.want.Adverts}
+	m := memory{Owned: Owned{}, Adverts: k.want.Adverts, Shares: k.memory.Shares, Old: k.memory.Old}
 	for i := range k.want.Links {
 		l := &k.want.Links[i]
 		m.Owned[l.Name] = sorted(k.want.addresses(l))
@@ -458,8 +464,12 @@ func (k *Keeper) startClient(ctx context.Context, key clientKey, v *Dev) {
 	ctx, stop := context.WithCancel(ctx)
 	c := &client{index: v.Index, mac: v.MAC, carrier: v.Carrier, back: make(chan struct{}, 1), stop: stop}
 	k.clients[key] = c
+	if key.v6 {
+		c.delegate, c.hint = delegates(k.want.Links, key.link), find(k.want.Links, key.link).PrefixHint
+	}
 	d := dhcp.Client{
 		Link: key.link, Index: v.Index, MAC: mac, Host: k.o.Host, V6: key.v6, Log: k.o.Log,
+		Delegate: c.delegate, PrefixLength: c.hint,
 		Got: func(l *dhcp.Lease) {
 			select {
 			case k.leash <- leased{key, c, l}:
@@ -468,11 +478,10 @@ func (k *Keeper) startClient(ctx context.Context, key clientKey, v *Dev) {
 		},
 	}
 	for _, m := range k.memory.Leases { // what an earlier engine's client got, if it is still there
-		if m.Link != key.link || m.Lease == nil || m.Lease.Address.Addr().Is6() != key.v6 {
+		if m.Link != key.link || m.Lease == nil || m.Lease.Address.Addr().Is4() == key.v6 {
 			continue
 		}
-		if until, has := v.Addresses[m.Lease.Address]; has {
-			m.Lease.Until = until
+		if m.Lease = stillHeld(m.Lease, v, d.Delegate, time.Now()); m.Lease != nil {
 			d.Held, c.lease = m.Lease, m.Lease
 		}
 	}

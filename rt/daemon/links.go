@@ -38,6 +38,7 @@ func linkConfig(conf configs.Config) (c links.Config) {
 			Name: name, MatchMAC: strings.ToLower(l.MatchMAC), Kind: links.Kind(l.Kind), Ports: l.Ports, STP: l.STP, Parent: l.Parent, ID: l.ID,
 			MAC: strings.ToLower(l.MAC), MTU: l.MTU, RA: l.AcceptRA, AddrGen: l.AddrGen, Metric: l.Metric, DHCP4: l.DHCP, DHCP6: l.DHCP6,
 			DNS: parsed(netip.ParseAddr, l.DNS...), Search: l.Search, Announce: l.MDNS,
+			PrefixFrom: l.PrefixFrom, Subnet: l.SubnetID, PrefixHint: l.PrefixHint,
 			Addresses: parsed(netip.ParsePrefix, append([]string{l.Address}, l.Addresses...)...),
 			Gateways:  parsed(netip.ParseAddr, l.Gateway, l.Gateway6),
 		}
