@@ -28,7 +28,9 @@ type Client struct {
 	Held *Lease
 	// Got is called by Run for each lease, renewed ones too, and with nil when one has run out or was taken back.
 	Got func(*Lease)
-	// Log hears of what goes wrong.
+	// Trouble hears of what keeps it from a lease; it is over with the next one. May be nil.
+	Trouble func(text string)
+	// Log hears of what goes wrong, that too.
 	Log func(format string, args ...any)
 }
 
@@ -51,11 +53,19 @@ func (c Client) Run(ctx context.Context, carrier <-chan struct{}) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.Log("dhcp on %s: %v; next try in %v", c.Link, err, pause)
+		c.trouble("%v; next try in %v", err, pause)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 		}
+	}
+}
+
+func (c Client) trouble(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	c.Log("dhcp on %s: %s", c.Link, text)
+	if c.Trouble != nil {
+		c.Trouble(text)
 	}
 }
 
@@ -95,7 +105,7 @@ func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan
 			case err != nil:
 				c.Log("dhcp on %s: send: %v", c.Link, err)
 			case m.state == selecting:
-				c.Log("dhcp on %s: no server has answered yet; asking goes on", c.Link)
+				c.trouble("no server has answered yet; asking goes on")
 			}
 		}
 		var timer <-chan time.Time
@@ -111,7 +121,12 @@ func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan
 			o = m.hear(b, time.Now())
 		case who := <-claimed:
 			if o = m.rival(time.Now()); o != nil {
-				c.Log("dhcp on %s: %s is in use by %s: %s", c.Link, o.lease.Address.Addr(), who, m.response(time.Now()))
+				claim := fmt.Sprintf("%s is in use by %s: ", o.lease.Address.Addr(), who)
+				if m.state == declined {
+					c.trouble("%sthe server is told, and asked for another in %v", claim, time.Until(m.wake).Round(time.Second))
+				} else {
+					c.Log("dhcp on %s: %sit is told that the address is ours", c.Link, claim)
+				}
 			}
 		case <-carrier:
 			o = m.begin(time.Now())

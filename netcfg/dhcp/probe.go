@@ -1,9 +1,6 @@
 package dhcp
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // An address is looked for three times in a fifth of a second, and is taken if nobody has answered by then. RFC 5227's own
 // times are four to seven seconds, which a machine that starts in one can't wait; it allows less on links that are faster (2.2).
@@ -64,12 +61,4 @@ func (m *machine) decline(l Lease, now time.Time) *out {
 	m.refusals++
 	m.state, m.xid, m.wake = declined, m.rand(), now.Add(wait)
 	return &out{payload: m.codec.write(sayDecline, m.xid, &l, 0), to: sayDecline, lease: &l}
-}
-
-// response says what rival did.
-func (m *machine) response(now time.Time) string {
-	if m.state == declined {
-		return fmt.Sprintf("the server is told, and asked for another in %v", m.wake.Sub(now).Round(time.Second))
-	}
-	return "it is told that the address is ours"
 }

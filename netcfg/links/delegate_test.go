@@ -174,3 +174,44 @@ func TestDelegated(t *testing.T) {
 	nstest.Until(t, "end on the link that takes none", func() bool { return addresses(t, "lan0") == "" })
 	require.Len(t, lives(t, "lan1", "fd00:40:"), 1)
 }
+
+// The kernel takes what a delegation needs, and gives it back as it was said: nothing differs the next time.
+func TestSharesInKernel(t *testing.T) {
+	p := nstest.NewPeer(t)
+	p.Veth(t, "lan0", "eth0")
+	nstest.Up(t, "lan0", true)
+	now := time.Now()
+	lease := &dhcp.Lease{Prefix: netip.MustParsePrefix("2001:db8:1::/56"), PrefixPreferred: now.Add(time.Hour), PrefixUntil: now.Add(2 * time.Hour)}
+	w := Wanted{Links: []Link{{Name: "lan0", PrefixFrom: "wan"}, {Name: "wan", DHCP6: true}}, Leases: map[string][]*dhcp.Lease{"wan": {lease}}}
+	step := func(w Wanted) {
+		t.Helper()
+		for range 2 {
+			s, err := read(now, w.Links)
+			require.NoError(t, err)
+			s.Devices["wan"] = device(99)
+			changes := Diff(w, s, Owned{"lan0": pre("2001:db8:1::1/64")}, now)
+			for _, c := range changes {
+				require.NoError(t, apply(c, now))
+			}
+			if len(changes) == 0 {
+				return
+			}
+		}
+		s, err := read(now, w.Links)
+		require.NoError(t, err)
+		s.Devices["wan"] = device(99)
+		require.Empty(t, text(Diff(w, s, nil, now)))
+	}
+	step(w)
+	require.Equal(t, "unreachable 2001:db8:1::/56 dev lo metric 1024 table 254", routes(t, 254))
+	lease.PrefixPreferred, lease.PrefixUntil = time.Time{}, time.Time{}
+	step(w)
+	require.Equal(t, "2001:db8:1::1/64", addresses(t, "lan0"))
+	w.Leases, w.old = nil, map[string][]share{"lan0": {{pre("2001:db8:1::1/64")[0], life{now.Add(time.Hour), now}}}}
+	step(w)
+	require.Zero(t, lives(t, "lan0", "2001:db8")[0].PreferedLft)
+	require.Empty(t, routes(t, 254))
+	w.old = nil
+	step(w)
+	require.Empty(t, addresses(t, "lan0"))
+}

@@ -70,6 +70,9 @@ const (
 	SetGen   Op = "set addr_gen_mode"
 	SetOver  Op = "set ignore_routes_with_linkdown"
 	SetPeers Op = "set keys and peers"
+
+	SetEndpoint Op = "set endpoint of"
+
 	AddAddr  Op = "add address"
 	DelAddr  Op = "remove address"
 	AddRoute Op = "add route"
@@ -84,7 +87,7 @@ type Change struct {
 	Link    string
 	Value   string // of a name, MAC address, sysctl, number
 	Make    *Link  // Create
-	tunnel  tunnel // SetPeers
+	tunnel  tunnel // SetPeers, SetEndpoint
 	Address netip.Prefix
 	life    // of Address
 	Route   Route

@@ -1,6 +1,7 @@
 package links
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/nstest"
 )
@@ -140,4 +142,100 @@ func TestWireGuard(t *testing.T) {
 	file("later", peer.Output(t, wg, "genkey"))
 	k.took()
 	nstest.Until(t, "new key", func() bool { return strings.Contains(k.took(), "set keys and peers") })
+}
+
+func mount(t *testing.T, source, target string) {
+	require.NoError(t, unix.Mount(source, target, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { unix.Unmount(target, unix.MNT_DETACH) })
+}
+
+// A peer that is written as a name: nobody knows it at first; then it moves, and is found again once it is lost, without
+// another peer's session ending; where it has moved by itself meanwhile, the kernel knows better. Another engine leaves all as
+// it is.
+func TestPeerMoves(t *testing.T) {
+	hasKind(t, &Link{Name: "wg9", Kind: WireGuard})
+	p := nstest.NewPeer(t)
+	wg := nstest.Program(t, "wg", "wireguard-tools")
+	p.Veth(t, "wan0", "srv0", "192.0.2.1/24", "192.0.2.3/24")
+	dir := t.TempDir()
+	key := func(name string) (path string, public Key) {
+		path = filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(p.Output(t, wg, "genkey")), 0o600))
+		public, err := ParseKey(p.Output(t, "/bin/sh", "-c", wg+" pubkey < "+path))
+		require.NoError(t, err)
+		return path, public
+	}
+	ours, us := key("ours")
+	peers, links := []Peer{}, []string{"wg1", "wg2"}
+	for i, name := range links {
+		theirs, them := key(name)
+		p.Do(func() {
+			require.NoError(t, create(&Link{Name: name, Kind: WireGuard}))
+			require.NoError(t, apply(Change{Op: AddAddr, Link: name, Address: netip.MustParsePrefix(fmt.Sprintf("10.7.%d.1/24", i))}, time.Now()))
+			require.NoError(t, apply(Change{Op: SetUp, Link: name}, time.Now()))
+		})
+		p.Output(t, wg, "set", name, "private-key", theirs, "listen-port", fmt.Sprint(51820+i), "peer", base64.StdEncoding.EncodeToString(us[:]), "allowed-ips", "10.7.9.2/32")
+		peers = append(peers, Peer{PublicKey: them, Endpoint: fmt.Sprintf("moves.test:%d", 51820+i), AllowedIPs: pre(fmt.Sprintf("10.7.%d.0/24", i)), Keepalive: time.Second})
+	}
+	peers[1].Endpoint = "192.0.2.1:51821"
+	write := hosts(t)
+	gone(t, "wg0")
+	k, err := Start(Options{Host: "gateway", Memory: filepath.Join(dir, "links.json"), Log: t.Logf})
+	require.NoError(t, err)
+	closed := false
+	t.Cleanup(func() {
+		if !closed {
+			k.Close()
+		}
+	})
+	k.staleAfter, k.lookEvery = 3*time.Second, 200*time.Millisecond
+	want := Config{[]Link{
+		{Name: "wan0", Addresses: pre("192.0.2.2/24")},
+		{Name: "wg0", Kind: WireGuard, Addresses: pre("10.7.9.2/16"), Tunnel: &Tunnel{KeyFile: ours, ListenPort: 51830, Peers: peers}},
+	}}
+	k.Set(want)
+	seen := func(i int) seenPeer {
+		all, err := readPeers("wg0")
+		if err != nil {
+			return seenPeer{}
+		}
+		return all[peers[i].PublicKey]
+	}
+	nstest.Until(t, "word of the name that nobody knows", func() bool {
+		for _, s := range k.Status() {
+			if s.Name == "wg0" && s.State == Online && strings.Contains(s.Problem, "the peer moves.test:51820 is not found: ") {
+				return true
+			}
+		}
+		return false
+	})
+	write("192.0.2.1 moves.test\n")
+	nstest.Until(t, "handshakes", func() bool { return !seen(0).handshake.IsZero() && !seen(1).handshake.IsZero() })
+	require.Equal(t, "192.0.2.1:51820", seen(0).endpoint.String())
+	nstest.Until(t, "end of the problem", func() bool { return k.Status()[1].Problem == "" })
+	other := seen(1).handshake
+
+	// Lost, and nobody knows another address yet; then somebody does.
+	p.Do(func() {
+		l, err := netlink.LinkByName("srv0")
+		require.NoError(t, err)
+		require.NoError(t, netlink.AddrDel(l, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.1/24"))}))
+		require.NoError(t, netlink.AddrReplace(l, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.3/24"))}))
+	})
+	write("192.0.2.3 moves.test\n")
+	nstest.Until(t, "the peer's other address", func() bool { return seen(0).endpoint.String() == "192.0.2.3:51820" })
+	require.Equal(t, other, seen(1).handshake, "the other peer's session goes on")
+
+	// What is not lost is not moved.
+	k.Close()
+	closed = true
+	write("192.0.2.9 moves.test\n")
+	next, err := Start(Options{Host: "gateway", Memory: filepath.Join(dir, "links.json"), Log: t.Logf, Changed: func(c Change) { t.Errorf("changed: %s", c) }})
+	require.NoError(t, err)
+	defer next.Close()
+	next.staleAfter = time.Hour
+	next.Set(want)
+	require.NoError(t, next.Await(t.Context(), "wg0"))
+	time.Sleep(300 * time.Millisecond)
+	require.Equal(t, "192.0.2.3:51820", seen(0).endpoint.String())
 }

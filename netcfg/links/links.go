@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -57,13 +58,18 @@ type Keeper struct {
 	voices  map[string]*voice         // that say the machine's name, by link
 	saying  sync.WaitGroup            // voices that have not ended
 	names   map[string]netip.AddrPort // endpoints that are written as names; not valid: being asked for
+	unknown map[string]string         // why there is none for a name
 	forget  context.CancelFunc        // ends that asking
 	told    map[string]bool           // problems that were logged
+	failed  map[string]string         // what could not be done this time, by link
 	resolv  string                    // what was written last
 
+	staleAfter, lookEvery time.Duration // constants, but for tests
+
 	mu      sync.Mutex
-	online  map[string]bool // links that are as they are wanted; "" stands for the network
-	changed chan struct{}   // closed and replaced when online changes
+	online  map[string]bool   // links that are as they are wanted; "" stands for the network
+	states  map[string]Status // of all that are wanted
+	changed chan struct{}     // closed and replaced when online changes
 }
 
 type clientKey struct {
@@ -78,6 +84,8 @@ type client struct {
 	back    chan struct{}
 	stop    context.CancelFunc
 	lease   *dhcp.Lease
+
+	trouble string // that keeps it from a lease
 
 	delegate bool
 	hint     int
@@ -105,12 +113,14 @@ type request struct {
 type endpoint struct {
 	name string
 	addr netip.AddrPort
+	err  error
 }
 
 type leased struct {
-	key   clientKey
-	from  *client
-	lease *dhcp.Lease
+	key     clientKey
+	from    *client
+	lease   *dhcp.Lease
+	trouble string // nothing else: lease does not count
 }
 
 // Start begins to watch; until Set nothing is wanted and nothing is done. Close ends it.
@@ -121,8 +131,9 @@ func Start(o Options) (*Keeper, error) {
 		return nil, fmt.Errorf("watch links: %w", err)
 	}
 	k := &Keeper{
+		staleAfter: staleAfter, lookEvery: lookEvery,
 		o: o, set: make(chan request), leash: make(chan leased), ended: make(chan struct{}),
-		found: make(chan endpoint), heard: make(chan advert), forget: func() {}, clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, told: map[string]bool{},
+		found: make(chan endpoint), heard: make(chan advert), forget: func() {}, clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, unknown: map[string]string{}, told: map[string]bool{},
 		online: map[string]bool{}, changed: make(chan struct{}),
 	}
 	if b, err := os.ReadFile(o.Memory); err == nil {
@@ -248,7 +259,7 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 			default:
 			}
 		case e := <-k.found:
-			k.names[e.name] = e.addr // of what is not wanted any more, it does no harm
+			k.point(e)
 		case a := <-k.heard:
 			if s, err := read(time.Now(), k.want.Links); err == nil {
 				k.advertised(a, s)
@@ -301,7 +312,7 @@ func (k *Keeper) setWanted(c Config) {
 		}
 	}
 	k.forget()
-	k.names = map[string]netip.AddrPort{}
+	k.names, k.unknown = map[string]netip.AddrPort{}, map[string]string{}
 	k.mu.Lock()
 	k.online = map[string]bool{}
 	k.mu.Unlock()
@@ -312,9 +323,20 @@ func (k *Keeper) take(l leased) {
 	if k.clients[l.key] != l.from {
 		return // it was stopped meanwhile
 	}
+	if l.from.trouble = l.trouble; l.trouble != "" {
+		return
+	}
 	l.from.lease = l.lease
 	if l.lease == nil {
 		k.o.Log("dhcp on %s: the address is lost", l.key.link)
+	}
+}
+
+// hear passes on what a client says.
+func (k *Keeper) hear(ctx context.Context, l leased) {
+	select {
+	case k.leash <- l:
+	case <-ctx.Done():
 	}
 }
 
@@ -327,6 +349,7 @@ func (k *Keeper) problem(err error) {
 
 // reconcile looks and changes until nothing differs. It returns false where another try may help.
 func (k *Keeper) reconcile(ctx context.Context) bool {
+	k.failed = map[string]string{}
 	good := k.openTunnels()
 	var s *State
 	for range 5 { // renames, then the rest, then looking whether that was all
@@ -355,7 +378,7 @@ func (k *Keeper) reconcile(ctx context.Context) bool {
 		k.resolv = text
 	}
 	k.announce(ctx, s)
-	k.tell(s)
+	k.tell(s, time.Now())
 	return good
 }
 
@@ -377,6 +400,7 @@ func (k *Keeper) apply(changes []Change, now time.Time) (good bool) {
 	for _, c := range changes {
 		if err := apply(c, now); err != nil {
 			k.problem(err)
+			k.failed[c.Link] = strings.TrimPrefix(err.Error(), c.Link+": ")
 			good = false
 		} else if k.o.Changed != nil {
 			k.o.Changed(c)
@@ -471,11 +495,9 @@ func (k *Keeper) startClient(ctx context.Context, key clientKey, v *Dev) {
 		Link: key.link, Index: v.Index, MAC: mac, Host: k.o.Host, V6: key.v6, Log: k.o.Log,
 		Delegate: c.delegate, PrefixLength: c.hint,
 		Got: func(l *dhcp.Lease) {
-			select {
-			case k.leash <- leased{key, c, l}:
-			case <-ctx.Done():
-			}
+			k.hear(ctx, leased{key: key, from: c, lease: l})
 		},
+		Trouble: func(text string) { k.hear(ctx, leased{key: key, from: c, trouble: text}) },
 	}
 	for _, m := range k.memory.Leases { // what an earlier engine's client got, if it is still there
 		if m.Link != key.link || m.Lease == nil || m.Lease.Address.Addr().Is4() == key.v6 {
@@ -486,34 +508,6 @@ func (k *Keeper) startClient(ctx context.Context, key clientKey, v *Dev) {
 		}
 	}
 	go d.Run(ctx, c.back)
-}
-
-// tell notes which links are as they are wanted.
-func (k *Keeper) tell(s *State) {
-	online := map[string]bool{}
-	for i := range k.want.Links {
-		l := &k.want.Links[i]
-		v := s.Devices[l.Name]
-		if v == nil || !v.Up || !v.Carrier {
-			continue
-		}
-		ok := true
-		for p := range k.want.addresses(l) {
-			_, has := v.Addresses[p]
-			ok = ok && has
-		}
-		for _, v6 := range []bool{false, true} {
-			c := k.clients[clientKey{l.Name, v6}]
-			ok = ok && (!l.asks(v6) || c != nil && c.lease != nil)
-		}
-		online[l.Name] = ok
-	}
-	online[""] = defaultRoute()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.online = online
-	close(k.changed)
-	k.changed = make(chan struct{})
 }
 
 // defaultRoute says whether there is one, whoever made it.
@@ -529,58 +523,4 @@ func defaultRoute() bool {
 		}
 	}
 	return false
-}
-
-// openTunnels reads keys, and has names looked up beside the loop. False: a file is missing, and may come.
-func (k *Keeper) openTunnels() (good bool) {
-	k.want.tunnels = map[string]tunnel{}
-	good = true
-	for i := range k.want.Links {
-		l := &k.want.Links[i]
-		if l.Tunnel == nil {
-			continue
-		}
-		t, err := l.Tunnel.open(k.names)
-		if err != nil {
-			k.problem(fmt.Errorf("%s: %w", l.Name, err))
-			good = false
-			continue
-		}
-		k.want.tunnels[l.Name] = t
-	}
-	return good
-}
-
-// lookUp asks for the addresses of tunnels' endpoints that are written as names, until there are some.
-func (k *Keeper) lookUp(ctx context.Context) {
-	ctx, k.forget = context.WithCancel(ctx)
-	for i := range k.want.Links {
-		l := &k.want.Links[i]
-		if l.Tunnel == nil {
-			continue
-		}
-		for _, p := range l.Tunnel.Peers {
-			if _, err := netip.ParseAddrPort(p.Endpoint); err != nil && p.Endpoint != "" {
-				go k.lookUpOne(ctx, p.Endpoint)
-			}
-		}
-	}
-}
-
-func (k *Keeper) lookUpOne(ctx context.Context, name string) {
-	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
-		a, err := net.ResolveUDPAddr("udp", name)
-		if err == nil {
-			select {
-			case k.found <- endpoint{name, a.AddrPort()}:
-			case <-ctx.Done():
-			}
-			return
-		}
-		k.o.Log("find the WireGuard peer %s: %v; next try in %v", name, err, pause)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
-	}
 }

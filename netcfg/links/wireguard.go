@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,19 +91,26 @@ func readKey(path string) (Key, error) {
 	return k, nil
 }
 
-// digest is of all that the kernel is told.
+// digest is of all that the kernel is told, but for addresses of names: those change without the file (point).
 func (t tunnel) digest() string {
-	sum := sha256.Sum256([]byte(fmt.Sprintf("%x %d %+v", t.key, t.port, t.peers)))
+	peers := slices.Clone(t.peers)
+	for i := range peers {
+		if peers[i].named() {
+			peers[i].endpoint = netip.AddrPort{}
+		}
+	}
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%x %d %+v", t.key, t.port, peers)))
 	return hex.EncodeToString(sum[:16])
 }
 
 // Numbers of the kernel's include/uapi/linux/wireguard.h, which comments their use.
 const (
-	wgSetDevice                                                              = 1
+	wgGetDevice, wgSetDevice                                                 = 0, 1
+	wgIfname, wgHandshake                                                    = 2, 6
 	wgIfindex, wgPrivateKey, wgFlags, wgListenPort, wgPeers                  = 1, 3, 5, 6, 8
 	wgPublicKey, wgPresharedKey, wgPeerFlags, wgEndpoint, wgKeepalive        = 1, 2, 3, 4, 5
 	wgAllowedIPs, wgFamily, wgAddress, wgBits                                = 9, 1, 2, 3
-	wgReplacePeers, wgReplaceAllowedIPs                               uint32 = 1, 2
+	wgReplacePeers, wgReplaceAllowedIPs, wgUpdateOnly                 uint32 = 1, 2, 4
 )
 
 // atOnce is how many peers one message carries: an attribute has 64 KiB at most.
@@ -136,6 +144,27 @@ func (t tunnel) set(l netlink.Link) error {
 		rest = rest[n:]
 	}
 	return netlink.LinkSetAlias(l, mark+" "+t.digest())
+}
+
+// setEndpoint tells the kernel where a peer is, and nothing else: sessions with all stay as they are.
+func (t tunnel) setEndpoint(l netlink.Link) error {
+	family, err := netlink.GenlFamilyGet("wireguard")
+	if err != nil {
+		return fmt.Errorf("find the kernel's WireGuard: %w", err)
+	}
+	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
+	req.AddData(&nl.Genlmsg{Command: wgSetDevice, Version: 1})
+	req.AddData(nl.NewRtAttr(wgIfindex, nl.Uint32Attr(uint32(l.Attrs().Index))))
+	peers := nl.NewRtAttr(wgPeers|unix.NLA_F_NESTED, nil)
+	for _, p := range t.peers {
+		a := peers.AddRtAttr(unix.NLA_F_NESTED, nil)
+		a.AddRtAttr(wgPublicKey, p.PublicKey[:])
+		a.AddRtAttr(wgPeerFlags, nl.Uint32Attr(wgUpdateOnly))
+		a.AddRtAttr(wgEndpoint, sockaddr(p.endpoint))
+	}
+	req.AddData(peers)
+	_, err = req.Execute(unix.NETLINK_GENERIC, 0)
+	return err
 }
 
 func (p peer) add(a *nl.RtAttr) {

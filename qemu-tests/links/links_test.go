@@ -91,6 +91,9 @@ func TestLinks(t *testing.T) {
 
 	// A device that is not there holds nobody up but the one that asked for it.
 	until("coble ps", "free")
+	until("coble status", `wan1 +missing .* no device has the address 52:54:00:00:00:02`)
+	until("coble status", `eth0 +up .* 10\.0\.2\.15/24`)
+	until("coble status", `wg0 +missing .* read key: open /run/wg\.key`)
 	until("coble ps -a", `Created.*asks`)
 	until("ip addr show lan0", `fd00:7::1/64`)
 	ask("ip addr show lan0; ip rule; ip route show table 77", `(?s)192\.168\.7\.1/24.*from 192\.168\.7\.0/24 lookup 77.*10\.9\.0\.0/16 via 192\.168\.7\.9`)
@@ -104,12 +107,14 @@ func TestLinks(t *testing.T) {
 	until("ip addr show wan1", `inet 10\.0\.3\.15/24`)
 	until("ip addr show wan1", `inet6 fd00:3::5054:ff:fe00:2/64`)
 	until("coble ps", "asks")
+	until("coble status", `wan1 +up .* 10\.0\.3\.15/24`)
 	until("cat /etc/resolv.conf", `nameserver 10\.0\.3\.3`)
 	ask("ip route", `(?s)default via 10\.0\.2\.2 dev eth0.*default via 10\.0\.3\.2 dev wan1.*metric 50`)
 
 	// Carrier goes and comes back.
 	require.NoError(t, v.SetLink(ctx, "n1", false))
 	until("cat /sys/class/net/wan1/carrier", `0`)
+	until("coble status", `wan1 +no carrier .* see to the cable`)
 	require.NoError(t, v.SetLink(ctx, "n1", true))
 	until("cat /sys/class/net/wan1/carrier", `1`)
 	until("ip addr show wan1", `inet 10\.0\.3\.15/24`)

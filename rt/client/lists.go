@@ -225,7 +225,12 @@ func statusVerb(*pflag.FlagSet) runner {
 			Hostname, Version string
 			Uptime            float64
 			Problems          []string
-			Containers        []struct {
+			Links             []struct {
+				Name, State, Problem string
+				Since                time.Time
+				Addresses            []string
+			}
+			Containers []struct {
 				Name, Image, Section, State, Error string
 				ExitCode, Restarts                 int
 				Since                              time.Time
@@ -238,6 +243,14 @@ func statusVerb(*pflag.FlagSet) runner {
 		fmt.Fprintf(a.out, "%s, coble %s, up %s\n", s.Hostname, s.Version, units.HumanDuration(time.Duration(s.Uptime*1e6)))
 		for _, p := range s.Problems {
 			fmt.Fprintln(a.out, "problem:", p)
+		}
+		if len(s.Links) > 0 {
+			rows := [][]string{{"LINK", "STATE", "SINCE", "ADDRESSES", "MESSAGE"}}
+			for _, l := range s.Links {
+				rows = append(rows, []string{l.Name, l.State, ago(l.Since), strings.Join(l.Addresses, ", "), l.Problem})
+			}
+			a.table(rows)
+			fmt.Fprintln(a.out)
 		}
 		rows := [][]string{{"CONTAINER", "STATE", "SINCE", "RESTARTS", "WRITTEN", "IMAGE", "MESSAGE"}}
 		for _, c := range s.Containers {

@@ -68,7 +68,7 @@ func Run(o Options) error {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	options := engineOptions(o, conf, log, trace)
 	if own != nil {
-		options.Online = own.Await
+		options.Online, options.Links = own.Await, own.Status
 		defer own.Close()
 	}
 	e, err := engine.Open(options)

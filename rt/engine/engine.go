@@ -24,6 +24,7 @@ import (
 	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/layers/registry"
+	"github.com/coble-os/coble/netcfg/links"
 	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/execdriver"
 	"github.com/coble-os/coble/rt/images"
@@ -51,6 +52,8 @@ type Options struct {
 	// Online waits for a link of the TOML file, or with an empty name for a default route; nil: links are not coble's, and
 	// nothing waits for them.
 	Online func(ctx context.Context, link string) error
+	// Links tells how the links of the TOML file do; nil: they are not coble's.
+	Links func() []links.Status
 	Trace  *boot.Trace // what happened before; nil: nothing
 }
 

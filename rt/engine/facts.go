@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/coble-os/coble/init/boot"
+	"github.com/coble-os/coble/netcfg/links"
 	"github.com/coble-os/coble/rt/fault"
 )
 
@@ -19,6 +20,7 @@ type Status struct {
 	Version    string
 	Uptime     float64 // milliseconds since the kernel started
 	Problems   []string
+	Links      []links.Status // the machine's own, where they are coble's
 	Containers []ContainerStatus
 }
 
@@ -60,11 +62,14 @@ func (e *Engine) problemOnce(text string) {
 
 // Status tells how the machine does.
 func (e *Engine) Status() Status {
-	st := Status{Version: e.o.Version, Uptime: boot.Uptime(), Problems: []string{}, Containers: []ContainerStatus{}}
+	st := Status{Version: e.o.Version, Uptime: boot.Uptime(), Problems: []string{}, Links: []links.Status{}, Containers: []ContainerStatus{}}
 	st.Hostname, _ = os.Hostname()
 	e.problems.mu.Lock()
 	st.Problems = append(st.Problems, e.problems.texts...)
 	e.problems.mu.Unlock()
+	if e.o.Links != nil {
+		st.Links = e.o.Links()
+	}
 	for _, c := range e.Containers.All() {
 		v := c.View()
 		since := v.State.StartedAt
