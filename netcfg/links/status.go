@@ -100,6 +100,9 @@ func (k *Keeper) judge(l *Link, v *Dev) (state, problem string) {
 	}
 	add(k.want.noShare(l))
 	if l.Tunnel != nil {
+		if _, open := k.want.tunnels[l.Name]; !open { // failed says why
+			state = Waiting
+		}
 		for _, p := range l.Tunnel.Peers {
 			if why := k.unknown[p.Endpoint]; why != "" {
 				add(fmt.Sprintf("the peer %s is not found: %s: see that dns of a link names a server that knows it, and that there is a way there", p.Endpoint, why))

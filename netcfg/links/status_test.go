@@ -42,7 +42,8 @@ func TestJudge(t *testing.T) {
 		{"no lease", Link{DHCP4: true, DHCP6: true}, up(), &Keeper{clients: waiting}, Waiting, "no IPv4 lease: 10.0.2.5 is in use by x: see that a DHCP server is on this network; no IPv6 lease: no server has answered yet"},
 		{"a lease", Link{DHCP4: true}, up(), &Keeper{clients: bound}, Online, ""},
 		{"no MTU", Link{}, up(), &Keeper{failed: map[string]string{"l": "set MTU 9: invalid argument"}}, Online, "set MTU 9: invalid argument"},
-		{"a peer without address", Link{Tunnel: peers}, up(), &Keeper{unknown: map[string]string{"vpn.example:1": "no such host"}}, Online, "the peer vpn.example:1 is not found: no such host: see that dns"},
+		{"no key", Link{Tunnel: peers}, up(), &Keeper{failed: map[string]string{"l": "read key: none"}}, Waiting, "read key: none"},
+		{"a peer without address", Link{Tunnel: peers}, up(), &Keeper{want: Wanted{tunnels: map[string]tunnel{"l": {}}}, unknown: map[string]string{"vpn.example:1": "no such host"}}, Online, "the peer vpn.example:1 is not found: no such host: see that dns"},
 		{"no prefix", Link{PrefixFrom: "wan"}, up(), &Keeper{}, Online, "no prefix is delegated to wan: ask its provider"},
 	} {
 		t.Run(r.name, func(t *testing.T) {

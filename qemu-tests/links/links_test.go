@@ -93,7 +93,7 @@ func TestLinks(t *testing.T) {
 	until("coble ps", "free")
 	until("coble status", `wan1 +missing .* no device has the address 52:54:00:00:00:02`)
 	until("coble status", `eth0 +up .* 10\.0\.2\.15/24`)
-	until("coble status", `wg0 +missing .* read key: open /run/wg\.key`)
+	until("coble status", `wg0 +waiting .* read key: open /run/wg\.key`)
 	until("coble ps -a", `Created.*asks`)
 	until("ip addr show lan0", `fd00:7::1/64`)
 	ask("ip addr show lan0; ip rule; ip route show table 77", `(?s)192\.168\.7\.1/24.*from 192\.168\.7\.0/24 lookup 77.*10\.9\.0\.0/16 via 192\.168\.7\.9`)
