@@ -54,7 +54,7 @@ type Options struct {
 	Online func(ctx context.Context, link string) error
 	// Links tells how the links of the TOML file do; nil: they are not coble's.
 	Links func() []links.Status
-	Trace  *boot.Trace // what happened before; nil: nothing
+	Trace *boot.Trace // what happened before; nil: nothing
 }
 
 // Engine is the table of handlers, the store of containers, and the drivers that know neither it nor each other. What is
