@@ -59,7 +59,7 @@ func TestArrows(t *testing.T) {
 		{"./rt/job", []string{"rt/store", "rt/containers", "rt/engine", "rt/api", "layers/repo", "netcfg", "sandbox", "init", "configs", "cmd"}, "the table knows nothing of what jobs are about"},
 		{"./rt/containers", []string{"layers", "netcfg", "sandbox", "init", "configs", "rt/job", "rt/logs", "rt/engine", "rt/api", "cmd"}, "records, states and names: nothing runs"},
 		{"./rt/images", []string{"netcfg", "sandbox/spawn", "sandbox/cgroup", "init", "rt/networkdriver", "rt/execdriver", "rt/stdio", "rt/engine", "rt/api", "cmd"}, "of containers, images know the records"},
-		{"./rt/names", []string{"layers", "sandbox", "init", "configs", "rt/job", "rt/networkdriver", "rt/engine", "rt/api", "cmd"}, "who is told of names, and when, is the network driver's to say"},
+		{"./rt/names", []string{"layers", "sandbox", "init/boot", "init/keeper", "configs", "rt/job", "rt/networkdriver", "rt/engine", "rt/api", "cmd"}, "who is told of names, and when, is the network driver's to say"},
 		{"./rt/networkdriver", []string{"layers/repo", "layers/driver", "sandbox/spawn", "sandbox/cgroup", "rt/images", "rt/execdriver", "rt/stdio", "rt/engine", "rt/api", "cmd"}, "the drivers meet in rt/engine"},
 		{"./rt/stdio", []string{"layers/repo", "layers/driver", "netcfg", "sandbox", "configs", "rt/images", "rt/networkdriver", "rt/execdriver", "rt/engine", "rt/api", "cmd"}, "streams know nothing of what writes into them"},
 		{"./rt/execdriver", []string{"layers/repo", "netcfg", "rt/images", "rt/networkdriver", "rt/names", "rt/engine", "rt/api", "cmd"}, "the drivers meet in rt/engine"},
