@@ -70,7 +70,7 @@ func networkings() []mutant {
 		in("rules that are there are left alone", "nft/nft.go", "\tif current {\n\t\treturn nil\n\t}\n", "", "TestSetTwiceChangesNothing"),
 		{"net: no address is given out twice", "netcfg/ipam/ipam.go", `if p.byAddr[a] == "" && p.usable(a) {`, "if p.usable(a) {", "./netcfg/ipam", "."},
 		{"net: addresses are claimed back after a restart", "rt/engine/adopt.go", "\t\te.Net.Claim(c.Container)\n", "", "./rt/daemon", "TestNetworksOutliveTheEngine"},
-		{"net: names are answered by the next engine too", "rt/networkdriver/ports.go", "return d.names.Resume(c, d.ends(c), v.State.Pid)", "return nil", "./rt/daemon", "TestNetworksOutliveTheEngine"},
+		{"net: names are answered by the next engine too", "rt/networkdriver/network.go", "return d.names.Resume(c, d.ends(c), v.State.Pid)", "return nil", "./rt/daemon", "TestNetworksOutliveTheEngine"},
 		{"net: one start takes nothing from the others", "rt/networkdriver/network.go", "\td.applying.Lock()\n\tdefer d.applying.Unlock()\n", "", "./rt/daemon", "TestStartsBesideEachOther"},
 		{"net: names stay in their network", "rt/names/server.go", "if mine[end.Network] {", "if true {", "./rt/names", "TestZone"},
 		{"net: a default that is said is one", "rt/networks/check.go", "netcfg.IPVlanModes[a.Mode] != netcfg.IPVlanModes[other.Mode]", "a.Mode != other.Mode", "./rt/networks", "TestParents"},

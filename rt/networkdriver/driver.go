@@ -64,14 +64,13 @@ type Driver struct {
 	settled  sync.Once // the default network's subnet was looked at
 	listen   listenRules
 	applying sync.Mutex // held from a look at the containers until the network is told
-
-	mu    sync.Mutex
-	ports map[portKey][]portUse // guarded by mu
+	ports    portTable
 }
 
 // Open opens the networks and registers their jobs. Nothing of the kernel's is made before Apply.
 func Open(ctx context.Context, o Options) (*Driver, error) {
-	d := &Driver{o: o, ctx: ctx, bridge: BridgeName(o.Instance), net: netcfg.New(o.Instance), ports: map[portKey][]portUse{}}
+	d := &Driver{o: o, ctx: ctx, bridge: BridgeName(o.Instance), net: netcfg.New(o.Instance)}
+	d.ports.host = portHost{inUse: netcfg.InUse, holder: netcfg.Holder, name: d.nameOf}
 	subnet, err := d.chooseSubnet()
 	if err != nil {
 		return nil, err
@@ -138,6 +137,14 @@ func (d *Driver) Default() netcfg.Network {
 		panic(err) // it is always there
 	}
 	return n
+}
+
+// nameOf is what a container is called in a message.
+func (d *Driver) nameOf(id string) string {
+	if c := d.o.Containers.ByID(id); c != nil {
+		return "container " + c.Spec().Name
+	}
+	return id
 }
 
 // EndpointID is the fixed id of a container's place in a network.

@@ -85,9 +85,32 @@ func (d *Driver) Reserve(c *containers.Container, undo func(func())) ([]store.En
 	if err != nil {
 		return nil, err
 	}
-	undo(func() { d.releasePorts(c) })
+	undo(func() { d.ports.release(c.Spec().ID) })
 	c.SetState(func(st *store.State) { st.Ports, st.Ends, st.HostIf = ports, ends, "" })
 	return ends, nil
+}
+
+// reservePorts takes the host ports that a container publishes.
+func (d *Driver) reservePorts(c *containers.Container, ends []store.End) ([]store.PortLease, error) {
+	spec := c.Spec()
+	if len(ends) == 0 { // it has left every network
+		return d.ports.take(spec.ID, published(spec), netip.Addr{})
+	}
+	n, err := d.networks.Get(ends[0].Network)
+	if err != nil {
+		return nil, err
+	}
+	if d.unpublished(d.defaultRoutes(spec, ends)) {
+		return nil, nil
+	}
+	return d.ports.take(spec.ID, published(spec), networks.HostIP(n))
+}
+
+// Adopt takes over a container that runs, with its ports and its names; its links are there.
+func (d *Driver) Adopt(c *containers.Container) error {
+	v := c.View()
+	d.ports.claim(v.ID, v.State.Ports)
+	return d.names.Resume(c, d.ends(c), v.State.Pid)
 }
 
 // networkOrder is pure: the network of the container's mode first, then the others by name.
@@ -123,13 +146,6 @@ func (d *Driver) join(spec store.Spec, name string) (store.End, error) {
 		end.MAC = netcfg.MACFor(orAddr(l.V4.Addr(), l.V6.Addr())).String()
 	}
 	return end, nil
-}
-
-func orAddr(a, b netip.Addr) netip.Addr {
-	if a.IsValid() {
-		return a
-	}
-	return b
 }
 
 // hostIf is the name of the host's end of a container's link.
@@ -247,7 +263,7 @@ func priority(spec store.Spec, end store.End) int {
 func (d *Driver) Unplug(c *containers.Container) {
 	ends := d.ends(c)
 	d.names.End(c)
-	d.releasePorts(c)
+	d.ports.release(c.Spec().ID)
 	if len(ends) == 0 {
 		return
 	}

@@ -6,15 +6,28 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/moby/moby/api/types/network"
 
-	"github.com/coble-os/coble/netcfg"
-	"github.com/coble-os/coble/rt/containers"
 	"github.com/coble-os/coble/rt/fault"
-	"github.com/coble-os/coble/rt/networks"
 	"github.com/coble-os/coble/rt/store"
 )
+
+// portTable is which container has which port of the host's. It knows the host by its field of that name only.
+type portTable struct {
+	host portHost
+
+	mu   sync.Mutex
+	uses map[portKey][]portUse // guarded by mu
+}
+
+// portHost is what the table asks of others.
+type portHost struct {
+	inUse  func(proto, ip string, port uint16) bool   // by somebody else than a container
+	holder func(proto, ip string, port uint16) string // who that is; empty: it is not seen from here
+	name   func(id string) string                     // of a container, for people
+}
 
 // portKey is a port of the host's, on whichever of its addresses.
 type portKey struct {
@@ -28,23 +41,13 @@ type portUse struct {
 	id string // of the container
 }
 
-// reservePorts takes the host ports that the container publishes, or says who has one.
-func (d *Driver) reservePorts(c *containers.Container, ends []store.End) ([]store.PortLease, error) {
+// take gives a container the host ports that it asks for, or none and says who has one. usual is the address where nothing is
+// said; not valid: every one.
+func (t *portTable) take(id string, asked network.PortMap, usual netip.Addr) ([]store.PortLease, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var leases []store.PortLease
-	var usual netip.Addr // where nothing is said
-	if len(ends) > 0 {
-		n, err := d.networks.Get(ends[0].Network)
-		if err != nil {
-			return nil, err
-		}
-		usual = networks.HostIP(n)
-	}
-	if out := d.defaultRoutes(c.Spec(), ends); len(ends) > 0 && d.unpublished(out) {
-		return nil, nil
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for port, bindings := range published(c.Spec()) {
+	for port, bindings := range asked {
 		for _, b := range bindings {
 			lease := store.PortLease{Proto: string(port.Proto()), ContainerPort: port.Num()}
 			switch ip := orAddr(b.HostIP, usual); {
@@ -55,17 +58,87 @@ func (d *Driver) reservePorts(c *containers.Container, ends []store.End) ([]stor
 			}
 			low, high, err := hostPorts(b.HostPort)
 			if err == nil {
-				lease.HostPort, err = d.freePort(c.Spec().ID, lease, low, high)
+				lease.HostPort, err = t.free(lease, low, high)
 			}
 			if err != nil {
-				d.dropPorts(c.Spec().ID)
+				t.drop(id)
 				return nil, err
 			}
-			d.usePort(lease, c.Spec().ID)
+			t.use(lease, id)
 			leases = append(leases, lease)
 		}
 	}
 	return leases, nil
+}
+
+// claim notes that a container has these ports already.
+func (t *portTable) claim(id string, leases []store.PortLease) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range leases {
+		t.use(l, id)
+	}
+}
+
+// release takes a container's ports back.
+func (t *portTable) release(id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.drop(id)
+}
+
+// free finds a port in [low, high] that nobody has. Called with mu held.
+func (t *portTable) free(lease store.PortLease, low, high uint16) (uint16, error) {
+	holder, foreign := "", false
+	for p := uint32(low); p <= uint32(high); p++ {
+		lease.HostPort = uint16(p)
+		if holder = t.holder(lease); holder != "" {
+			continue
+		}
+		if t.host.inUse(lease.Proto, lease.HostIP, lease.HostPort) {
+			foreign = true
+			continue
+		}
+		return lease.HostPort, nil
+	}
+	if foreign {
+		if holder = t.host.holder(lease.Proto, lease.HostIP, low); holder == "" {
+			holder = "a program that is not seen from here"
+		}
+		return 0, fault.New(fault.Conflict, "publish port %d/%s: failed to bind host port %s:%d: address already in use by %s", low, lease.Proto, orAny(lease.HostIP), low, holder)
+	}
+	return 0, fault.New(fault.Conflict, "Bind for %s:%d failed: port is already allocated by %s", orAny(lease.HostIP), low, t.host.name(holder))
+}
+
+// holder says which container has the port on that address or on all. Called with mu held.
+func (t *portTable) holder(l store.PortLease) string {
+	for _, use := range t.uses[keyOf(l)] {
+		if use.ip == "" || l.HostIP == "" || use.ip == l.HostIP {
+			return use.id
+		}
+	}
+	return ""
+}
+
+func keyOf(l store.PortLease) portKey { return portKey{l.Proto, l.HostPort} }
+
+// use notes that a container has a port. Called with mu held.
+func (t *portTable) use(l store.PortLease, id string) {
+	if t.uses == nil {
+		t.uses = map[portKey][]portUse{}
+	}
+	t.uses[keyOf(l)] = append(t.uses[keyOf(l)], portUse{l.HostIP, id})
+}
+
+// drop is release. Called with mu held.
+func (t *portTable) drop(id string) {
+	for k, uses := range t.uses {
+		if uses = slices.DeleteFunc(uses, func(u portUse) bool { return u.id == id }); len(uses) == 0 {
+			delete(t.uses, k)
+		} else {
+			t.uses[k] = uses
+		}
+	}
 }
 
 // published is pure: the ports that are asked for, and with -P all that the image exposes.
@@ -102,33 +175,6 @@ func hostPorts(s string) (low, high uint16, err error) {
 	return uint16(l), uint16(h), nil
 }
 
-// freePort finds a port in [low, high] that no container has. Called with mu held.
-func (d *Driver) freePort(id string, lease store.PortLease, low, high uint16) (uint16, error) {
-	holder, foreign := "", false
-	for p := uint32(low); p <= uint32(high); p++ {
-		lease.HostPort = uint16(p)
-		if holder = d.portHolder(lease); holder != "" {
-			continue
-		}
-		if netcfg.InUse(lease.Proto, lease.HostIP, lease.HostPort) {
-			holder = ""
-			foreign = true
-			continue
-		}
-		return lease.HostPort, nil
-	}
-	if foreign {
-		if holder = netcfg.Holder(lease.Proto, lease.HostIP, low); holder == "" {
-			holder = "a program that is not seen from here"
-		}
-		return 0, fault.New(fault.Conflict, "publish port %d/%s: failed to bind host port %s:%d: address already in use by %s", low, lease.Proto, orAny(lease.HostIP), low, holder)
-	}
-	if c := d.o.Containers.ByID(holder); c != nil {
-		holder = "container " + c.Spec().Name
-	}
-	return 0, fault.New(fault.Conflict, "Bind for %s:%d failed: port is already allocated by %s", orAny(lease.HostIP), low, holder)
-}
-
 func orAny(ip string) string {
 	if ip == "" {
 		return "0.0.0.0"
@@ -136,46 +182,9 @@ func orAny(ip string) string {
 	return ip
 }
 
-// portHolder says which container has the port on that address or on all. Called with mu held.
-func (d *Driver) portHolder(l store.PortLease) string {
-	for _, use := range d.ports[keyOf(l)] {
-		if use.ip == "" || l.HostIP == "" || use.ip == l.HostIP {
-			return use.id
-		}
+func orAddr(a, b netip.Addr) netip.Addr {
+	if a.IsValid() {
+		return a
 	}
-	return ""
-}
-
-func keyOf(l store.PortLease) portKey { return portKey{l.Proto, l.HostPort} }
-
-// usePort notes that a container has a port. Called with mu held.
-func (d *Driver) usePort(l store.PortLease, id string) {
-	d.ports[keyOf(l)] = append(d.ports[keyOf(l)], portUse{l.HostIP, id})
-}
-
-// Adopt takes over a container that runs, with its ports and its names; its links are there.
-func (d *Driver) Adopt(c *containers.Container) error {
-	v := c.View()
-	d.mu.Lock()
-	for _, l := range v.State.Ports {
-		d.usePort(l, v.ID)
-	}
-	d.mu.Unlock()
-	return d.names.Resume(c, d.ends(c), v.State.Pid)
-}
-
-func (d *Driver) releasePorts(c *containers.Container) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.dropPorts(c.Spec().ID)
-}
-
-func (d *Driver) dropPorts(id string) {
-	for k, uses := range d.ports {
-		if uses = slices.DeleteFunc(uses, func(u portUse) bool { return u.id == id }); len(uses) == 0 {
-			delete(d.ports, k)
-		} else {
-			d.ports[k] = uses
-		}
-	}
+	return b
 }
