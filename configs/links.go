@@ -143,46 +143,38 @@ func (d *document) checkLinks(c *Config) {
 
 // checkPrefixes finds links that take their addresses from where none come, and two that want the same.
 func (d *document) checkPrefixes(c *Config) {
-	all, wanted, asked := c.Links(), map[string]string{}, map[string]bool{}
-	each := func(f func(section string, l *Link)) {
-		for _, name := range sortedKeys(all) {
-			section, in := "link."+name, c.Link
-			if _, up := c.Uplink[name]; up {
-				section, in = "uplink."+name, c.Uplink
-			}
-			l := in[name]
-			f(section, &l)
-			in[name] = l
-		}
+	all, wanted := c.Links(), map[string]string{}
+	for _, l := range all {
+		wanted[l.PrefixFrom] = "somebody"
 	}
-	each(func(section string, l *Link) {
-		from, has := all[l.PrefixFrom]
+	for _, name := range sortedKeys(all) {
+		section, in, l := "link."+name, c.Link, all[name]
+		if _, up := c.Uplink[name]; up {
+			section, in = "uplink."+name, c.Uplink
+		}
+		if l.PrefixHint != 0 && wanted[name] == "" {
+			d.bad(section, "prefix_hint", "nobody has prefix_from = %q: prefix_hint is the length of a prefix that nobody asks for", name)
+			l.PrefixHint = 0
+		}
 		subnet := ""
 		if l.SubnetID != nil {
 			subnet = fmt.Sprintf("subnet %d of %s", *l.SubnetID, l.PrefixFrom)
 		}
 		switch {
-		case l.PrefixFrom == "" && l.SubnetID != nil:
+		case l.PrefixFrom == "" && subnet != "":
 			d.bad(section, "subnet_id", "subnet_id is of prefix_from's prefix: say prefix_from, a link with dhcp6 = true")
-		case l.PrefixFrom == "":
-			return
-		case !has || !from.DHCP6 || "link."+l.PrefixFrom == section || "uplink."+l.PrefixFrom == section:
+			l.SubnetID = nil
+		case l.PrefixFrom != "" && (l.PrefixFrom == name || !all[l.PrefixFrom].DHCP6):
 			d.bad(section, "prefix_from", "prefix_from %q is no other link of this file with dhcp6 = true: name the one whose server delegates the prefix", l.PrefixFrom)
+			l.PrefixFrom, l.SubnetID = "", nil
 		case subnet != "" && wanted[subnet] != "":
 			d.bad(section, "subnet_id", "%s is %s's already", subnet, wanted[subnet])
-		default:
-			wanted[subnet], asked[l.PrefixFrom] = section, true
-			return
+			l.PrefixFrom, l.SubnetID = "", nil
+		case subnet != "":
+			wanted[subnet] = section
 		}
-		l.PrefixFrom, l.SubnetID = "", nil
-	})
-	each(func(section string, l *Link) {
-		_, name, _ := strings.Cut(section, ".")
-		if l.PrefixHint != 0 && !asked[name] {
-			d.bad(section, "prefix_hint", "nobody has prefix_from = %q: prefix_hint is the length of a prefix that nobody asks for", name)
-			l.PrefixHint = 0
-		}
-	})
+		in[name] = l
+	}
 }
 
 // checkPortLinks finds addresses where nobody would hear of them: what comes in at a port is its bridge's or bond's.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -70,9 +71,11 @@ func TestSharesInDiff(t *testing.T) {
 	lease := &dhcp.Lease{Prefix: prefix, PrefixPreferred: now.Add(time.Hour), PrefixUntil: now.Add(2 * time.Hour)}
 	w := Wanted{Links: []Link{{Name: "lan0", PrefixFrom: "wan"}, {Name: "wan", DHCP6: true}}, Leases: map[string][]*dhcp.Lease{"wan": {lease}}}
 	lan, lo := device(3), device(1)
+	lan.RA = "1"
 	s := state(map[string]*Dev{"lan0": lan, "wan": device(2), "lo": lo})
 	changes := Diff(w, s, nil, now)
-	require.Equal(t, "lan0: add address 2001:db8:1::1/64\nlo: add route unreachable 2001:db8:1::/56 dev lo metric 1024 table 254", text(changes))
+	require.Equal(t, "lan0: set accept_ra 0\nlan0: add address 2001:db8:1::1/64\nlo: add route unreachable 2001:db8:1::/56 dev lo metric 1024 table 254", text(changes))
+	changes, lan.RA = changes[1:], "0"
 	require.Equal(t, life{now.Add(2 * time.Hour), now.Add(time.Hour)}, changes[0].life)
 	addr := changes[0].Address
 	lan.Addresses[addr], lan.Preferred = now.Add(2*time.Hour), map[netip.Prefix]time.Time{addr: now.Add(time.Hour)}
@@ -115,10 +118,24 @@ func lives(t *testing.T, link, prefix string) (all []netlink.Addr) {
 	return all
 }
 
+// announce runs dnsmasq beside the links, as the documentation has it in a container.
+func announce(t *testing.T, link string) {
+	cmd := exec.Command(nstest.Program(t, "dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--port=0", "--pid-file=", "--log-facility=-",
+		"--dhcp-leasefile="+t.TempDir()+"/leases", "--interface="+link, "--bind-dynamic", "--enable-ra", "--dhcp-range=::,constructor:"+link+",ra-stateless")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+}
+
 // Debian's Kea delegates a prefix: two links have their part, and keep it through the death of an engine; another prefix
-// deprecates the first one's.
+// deprecates the first one's. A host behind one of them hears of both from dnsmasq.
 func TestDelegated(t *testing.T) {
-	p := nstest.NewPeer(t)
+	nstest.Program(t, "kea-dhcp6", "kea-dhcp6-server")
+	p, host := nstest.NewPeer(t), nstest.NewPeer(t)
+	host.Veth(t, "p1", "eth0")
+	hosts := func(prefix string) (all []netlink.Addr) {
+		host.Do(func() { all = lives(t, "eth0", prefix) })
+		return all
+	}
 	p.Veth(t, "wan0", "srv0", "fd00:3::1/64")
 	gone(t, "lan0", "lan1")
 	nstest.Up(t, "wan0", true)
@@ -130,7 +147,7 @@ func TestDelegated(t *testing.T) {
 	five := 5
 	want := []Link{
 		{Name: "wan0", DHCP6: true, PrefixHint: 60},
-		{Name: "lan0", Kind: Bridge, PrefixFrom: "wan0"},
+		{Name: "lan0", Kind: Bridge, Ports: []string{"p1"}, PrefixFrom: "wan0"},
 		{Name: "lan1", Kind: Bridge, PrefixFrom: "wan0", Subnet: &five},
 	}
 	dir := t.TempDir()
@@ -158,6 +175,8 @@ func TestDelegated(t *testing.T) {
 		k.Close()
 	})
 	old := addresses(t, "lan0")
+	announce(t, "lan0")
+	nstest.Until(t, "address of the host behind", func() bool { all := hosts("fd00:30:"); return len(all) == 1 && all[0].PreferedLft > 0 })
 	kea(t, p, "fd00:40::")
 	k := keep(t, dir, want...)
 	nstest.Until(t, "part of the other prefix", func() bool { return len(lives(t, "lan0", "fd00:40:")) == 1 })
@@ -168,6 +187,8 @@ func TestDelegated(t *testing.T) {
 	require.Greater(t, lives(t, "lan0", "fd00:30:")[0].ValidLft, 60)
 	require.Contains(t, addresses(t, "lan0"), old)
 	require.NotContains(t, routes(t, 254), "unreachable fd00:30:")
+	nstest.Until(t, "new address of the host behind", func() bool { all := hosts("fd00:40:"); return len(all) == 1 && all[0].PreferedLft > 0 })
+	nstest.Until(t, "end of the old one's preference", func() bool { all := hosts("fd00:30:"); return len(all) == 1 && all[0].PreferedLft == 0 })
 
 	want[1].PrefixFrom = ""
 	k.Set(Config{want})

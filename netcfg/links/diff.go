@@ -259,8 +259,8 @@ func (d *differ) link(l *Link) {
 	if l.Kind == Bridge && v.STP != l.STP {
 		d.add(Change{Op: SetSTP, Link: l.Name, Value: bit(l.STP)})
 	}
-	if ra := map[bool]string{true: "2", false: "0"}; l.RA != nil && v.RA != ra[*l.RA] {
-		d.add(Change{Op: SetRA, Link: l.Name, Value: ra[*l.RA]}) // 2: though the machine forwards
+	if ra := l.acceptRA(); ra != "" && v.RA != ra {
+		d.add(Change{Op: SetRA, Link: l.Name, Value: ra})
 	}
 	if gen := map[string]string{"eui64": "0", "none": "1", "random": "3"}[l.AddrGen]; gen != "" && v.AddrGen != gen {
 		d.add(Change{Op: SetGen, Link: l.Name, Value: gen})

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -144,12 +143,10 @@ type seenPeer struct {
 
 // readPeers asks the kernel for a link's peers.
 func readPeers(link string) (map[Key]seenPeer, error) {
-	family, err := netlink.GenlFamilyGet("wireguard")
+	req, err := ask(wgGetDevice, unix.NLM_F_DUMP)
 	if err != nil {
-		return nil, fmt.Errorf("find the kernel's WireGuard: %w", err)
+		return nil, err
 	}
-	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_DUMP)
-	req.AddData(&nl.Genlmsg{Command: wgGetDevice, Version: 1})
 	req.AddData(nl.NewRtAttr(wgIfname, nl.ZeroTerminated(link)))
 	messages, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {

@@ -232,10 +232,8 @@ func do(c Change, now time.Time) error {
 			err = nil
 		}
 		return errors.Join(err, os.WriteFile(linkdownFile("ipv4", c.Link), []byte(c.Value), 0))
-	case SetPeers:
-		return c.tunnel.set(l)
-	case SetEndpoint:
-		return c.tunnel.setEndpoint(l)
+	case SetPeers, SetEndpoint:
+		return c.tunnel.set(l, c.Op == SetEndpoint)
 	case AddAddr:
 		return addAddress(l, c, now)
 	case DelAddr:

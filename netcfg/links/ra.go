@@ -55,6 +55,18 @@ func (k *Keeper) advertised(a advert, s *State) {
 	}
 }
 
+// acceptRA is the sysctl's value, empty for the kernel's own. Where this machine gives addresses out, it is the router, and would
+// hear itself (RFC 4861, 6.2).
+func (l *Link) acceptRA() string {
+	switch {
+	case l.obeys():
+		return "2" // though the machine forwards
+	case l.RA != nil || l.PrefixFrom != "":
+		return "0"
+	}
+	return ""
+}
+
 // obeys says whether the file wants to hear of routers.
 func (l *Link) obeys() bool { return l.RA != nil && *l.RA }
 

@@ -116,16 +116,26 @@ const (
 // atOnce is how many peers one message carries: an attribute has 64 KiB at most.
 const atOnce = 50
 
-// set gives a link its keys and peers, all of them, and notes their digest in its alias.
-func (t tunnel) set(l netlink.Link) error {
+// ask begins a message to the kernel's WireGuard.
+func ask(command uint8, flags int) (*nl.NetlinkRequest, error) {
 	family, err := netlink.GenlFamilyGet("wireguard")
 	if err != nil {
-		return fmt.Errorf("find the kernel's WireGuard: %w", err)
+		return nil, fmt.Errorf("find the kernel's WireGuard: %w", err)
 	}
+	req := nl.NewNetlinkRequest(int(family.ID), flags)
+	req.AddData(&nl.Genlmsg{Command: command, Version: 1})
+	return req, nil
+}
+
+// set gives a link its keys and peers, all of them, and notes their digest in its alias. With moved it tells where those peers
+// are, and nothing else: all sessions stay as they are.
+func (t tunnel) set(l netlink.Link, moved bool) error {
 	rest := t.peers
-	for first := true; first || len(rest) > 0; first = false {
-		req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
-		req.AddData(&nl.Genlmsg{Command: wgSetDevice, Version: 1})
+	for first := !moved; first || len(rest) > 0; first = false {
+		req, err := ask(wgSetDevice, unix.NLM_F_ACK)
+		if err != nil {
+			return err
+		}
 		req.AddData(nl.NewRtAttr(wgIfindex, nl.Uint32Attr(uint32(l.Attrs().Index))))
 		if first {
 			req.AddData(nl.NewRtAttr(wgPrivateKey, t.key[:]))
@@ -135,7 +145,7 @@ func (t tunnel) set(l netlink.Link) error {
 		n := min(len(rest), atOnce)
 		peers := nl.NewRtAttr(wgPeers|unix.NLA_F_NESTED, nil)
 		for _, p := range rest[:n] {
-			p.add(peers.AddRtAttr(unix.NLA_F_NESTED, nil))
+			p.add(peers.AddRtAttr(unix.NLA_F_NESTED, nil), moved)
 		}
 		req.AddData(peers)
 		if _, err := req.Execute(unix.NETLINK_GENERIC, 0); err != nil {
@@ -143,38 +153,27 @@ func (t tunnel) set(l netlink.Link) error {
 		}
 		rest = rest[n:]
 	}
+	if moved {
+		return nil
+	}
 	return netlink.LinkSetAlias(l, mark+" "+t.digest())
 }
 
-// setEndpoint tells the kernel where a peer is, and nothing else: sessions with all stay as they are.
-func (t tunnel) setEndpoint(l netlink.Link) error {
-	family, err := netlink.GenlFamilyGet("wireguard")
-	if err != nil {
-		return fmt.Errorf("find the kernel's WireGuard: %w", err)
+func (p peer) add(a *nl.RtAttr, moved bool) {
+	flags := wgReplaceAllowedIPs
+	if moved {
+		flags = wgUpdateOnly
 	}
-	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
-	req.AddData(&nl.Genlmsg{Command: wgSetDevice, Version: 1})
-	req.AddData(nl.NewRtAttr(wgIfindex, nl.Uint32Attr(uint32(l.Attrs().Index))))
-	peers := nl.NewRtAttr(wgPeers|unix.NLA_F_NESTED, nil)
-	for _, p := range t.peers {
-		a := peers.AddRtAttr(unix.NLA_F_NESTED, nil)
-		a.AddRtAttr(wgPublicKey, p.PublicKey[:])
-		a.AddRtAttr(wgPeerFlags, nl.Uint32Attr(wgUpdateOnly))
-		a.AddRtAttr(wgEndpoint, sockaddr(p.endpoint))
-	}
-	req.AddData(peers)
-	_, err = req.Execute(unix.NETLINK_GENERIC, 0)
-	return err
-}
-
-func (p peer) add(a *nl.RtAttr) {
 	a.AddRtAttr(wgPublicKey, p.PublicKey[:])
-	a.AddRtAttr(wgPresharedKey, p.preshared[:])
-	a.AddRtAttr(wgPeerFlags, nl.Uint32Attr(wgReplaceAllowedIPs))
-	a.AddRtAttr(wgKeepalive, nl.Uint16Attr(uint16(p.Keepalive/time.Second)))
+	a.AddRtAttr(wgPeerFlags, nl.Uint32Attr(flags))
 	if p.endpoint.IsValid() {
 		a.AddRtAttr(wgEndpoint, sockaddr(p.endpoint))
 	}
+	if moved {
+		return
+	}
+	a.AddRtAttr(wgPresharedKey, p.preshared[:])
+	a.AddRtAttr(wgKeepalive, nl.Uint16Attr(uint16(p.Keepalive/time.Second)))
 	ips := a.AddRtAttr(wgAllowedIPs|unix.NLA_F_NESTED, nil)
 	for _, ip := range p.AllowedIPs {
 		one := ips.AddRtAttr(unix.NLA_F_NESTED, nil)
