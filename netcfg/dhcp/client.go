@@ -105,7 +105,7 @@ func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan
 			case err != nil:
 				c.Log("dhcp on %s: send: %v", c.Link, err)
 			case m.state == selecting:
-				c.trouble("no server has answered yet; asking goes on")
+				c.trouble("no server has answered yet, and asking goes on: see that there is one on this network")
 			}
 		}
 		var timer <-chan time.Time
@@ -123,7 +123,7 @@ func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan
 			if o = m.rival(time.Now()); o != nil {
 				claim := fmt.Sprintf("%s is in use by %s: ", o.lease.Address.Addr(), who)
 				if m.state == declined {
-					c.trouble("%sthe server is told, and asked for another in %v", claim, time.Until(m.wake).Round(time.Second))
+					c.trouble("%sgive that one another address; the server is told, and asked for a different one in %v", claim, time.Until(m.wake).Round(time.Second))
 				} else {
 					c.Log("dhcp on %s: %sit is told that the address is ours", c.Link, claim)
 				}

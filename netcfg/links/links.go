@@ -323,8 +323,12 @@ func (k *Keeper) take(l leased) {
 	if k.clients[l.key] != l.from {
 		return // it was stopped meanwhile
 	}
-	if l.from.trouble = l.trouble; l.trouble != "" {
+	if l.trouble != "" {
+		l.from.trouble = l.trouble
 		return
+	}
+	if l.lease != nil {
+		l.from.trouble = ""
 	}
 	l.from.lease = l.lease
 	if l.lease == nil {

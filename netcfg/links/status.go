@@ -139,10 +139,7 @@ func noLease(v6 bool, trouble string) string {
 	if v6 {
 		family = "IPv6"
 	}
-	if trouble == "" {
-		trouble = "no server has answered yet; asking goes on"
-	}
-	return fmt.Sprintf("no %s lease: %s: see that a DHCP server is on this network", family, trouble)
+	return fmt.Sprintf("no %s lease: %s", family, cmp.Or(trouble, "no server has answered yet"))
 }
 
 // noShare says why a link has no part of the prefix that it is to have one of.

@@ -39,7 +39,7 @@ func TestJudge(t *testing.T) {
 		{"no carrier of a bridge", Link{Kind: Bridge, Ports: []string{"a", "b"}}, dark, &Keeper{}, NoCarrier, "see to the cables of a, b"},
 		{"a bridge of nothing", Link{Kind: Bridge}, dark, &Keeper{}, NoCarrier, "name some in ports"},
 		{"no address yet", Link{Addresses: pre("10.0.0.1/8")}, up(), &Keeper{}, Waiting, ""},
-		{"no lease", Link{DHCP4: true, DHCP6: true}, up(), &Keeper{clients: waiting}, Waiting, "no IPv4 lease: 10.0.2.5 is in use by x: see that a DHCP server is on this network; no IPv6 lease: no server has answered yet"},
+		{"no lease", Link{DHCP4: true, DHCP6: true}, up(), &Keeper{clients: waiting}, Waiting, "no IPv4 lease: 10.0.2.5 is in use by x; no IPv6 lease: no server has answered yet"},
 		{"a lease", Link{DHCP4: true}, up(), &Keeper{clients: bound}, Online, ""},
 		{"no MTU", Link{}, up(), &Keeper{failed: map[string]string{"l": "set MTU 9: invalid argument"}}, Online, "set MTU 9: invalid argument"},
 		{"no key", Link{Tunnel: peers}, up(), &Keeper{failed: map[string]string{"l": "read key: none"}}, Waiting, "read key: none"},
@@ -124,4 +124,17 @@ func TestTaken(t *testing.T) {
 		return len(all) == 1 && all[0].State == Waiting && strings.Contains(all[0].Problem, "10.0.2.99 is in use by ")
 	})
 	require.NotContains(t, k.took(), "add address")
+}
+
+// What kept a client from a lease stays known until there is one, also when it cost the last one.
+func TestTrouble(t *testing.T) {
+	key, c := clientKey{"l", false}, &client{lease: &dhcp.Lease{}}
+	k := &Keeper{o: Options{Log: t.Logf}, clients: map[clientKey]*client{key: c}}
+	k.take(leased{key: key, from: c, trouble: "somebody has it"})
+	require.NotNil(t, c.lease)
+	k.take(leased{key: key, from: c})
+	require.Nil(t, c.lease)
+	require.Equal(t, "somebody has it", c.trouble)
+	k.take(leased{key: key, from: c, lease: &dhcp.Lease{}})
+	require.Empty(t, c.trouble)
 }
