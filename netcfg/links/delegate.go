@@ -90,8 +90,13 @@ func deprecate(links []Link, was map[string]share, old map[string][]share, is ma
 	all := map[string][]share{}
 	keep := func(link string, s share) {
 		l := find(links, link)
+		for _, o := range is { // it is back, or another link has that subnet now
+			if o.Address == s.Address {
+				return
+			}
+		}
 		here := func(o share) bool { return o.Address == s.Address }
-		if l == nil || l.PrefixFrom == "" || here(is[link]) || slices.ContainsFunc(all[link], here) || !s.Until.After(now) {
+		if l == nil || l.PrefixFrom == "" || slices.ContainsFunc(all[link], here) || !s.Until.After(now) {
 			return
 		}
 		all[link] = append(all[link], s)

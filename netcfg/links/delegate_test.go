@@ -60,6 +60,7 @@ func TestDeprecate(t *testing.T) {
 	}, old)
 	require.Equal(t, old, deprecate(links, is, old, is, now.Add(time.Hour)), "it stays as it is")
 	require.Empty(t, deprecate(links, is, old, map[string]share{"lan0": of("fd00::1/64", time.Hour), "lan3": of("fd00:3::1/64", time.Hour)}, now)["lan3"], "it is back")
+	require.Empty(t, deprecate(links, was, nil, map[string]share{"lan2": was["lan0"], "lan0": was["lan2"], "x": was["lan3"]}, now), "another link has the subnet now")
 	require.Empty(t, deprecate(links, nil, old, nil, now.Add(lingering)))
 	require.Empty(t, deprecate(nil, was, old, nil, now))
 }

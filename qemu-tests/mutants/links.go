@@ -40,6 +40,7 @@ func ownLinks() []mutant {
 		in("an address that is in use is told of", "links.go", "		l.from.trouble = l.trouble\n", "", "TestTaken"),
 		in("an address whose prefix is lost is deprecated", "delegate.go", "		s.Preferred = now\n", "", "TestDeprecate|TestDelegated"),
 		in("an address whose prefix is lost goes", "delegate.go", "s.Until.IsZero() || s.Until.After(end) {", "false {", "TestDeprecate"),
+		in("a subnet that another link has now goes from the first", "delegate.go", "			if o.Address == s.Address {\n				return", "			if o.Address == is[link].Address {\n				return", "TestDeprecate"),
 		in("two links have not one subnet", "delegate.go", "		for taken[next] {\n			next++\n		}\n", "", "TestSubnet"),
 		in("a subnet is part of the prefix", "delegate.go", "64-p.Bits() < 31 && n >= 1<<(64-p.Bits())", "false", "TestSubnet"),
 		in("what no link has of a prefix is refused", "diff.go", "		if lease.Prefix.IsValid() {\n			all", "		if false {\n			all", "TestSharesInDiff|TestDelegated"),
