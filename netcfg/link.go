@@ -163,11 +163,12 @@ func (h *Host) Unplug(hostIf string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	dropped := h.unwatch(hostIf)
-	l, err := netlink.LinkByName(hostIf)
-	if err != nil {
-		return dropped
+	links, err := h.view.look()
+	l := links[hostIf]
+	if err != nil || l == nil {
+		return errors.Join(dropped, err)
 	}
-	if err := netlink.LinkDel(l); err != nil && !gone(err) {
+	if err := netlink.LinkDel(l.device()); err != nil && !gone(err) {
 		return errors.Join(dropped, fmt.Errorf("remove link %s: %w", hostIf, err))
 	}
 	return dropped

@@ -69,6 +69,7 @@ func newPlugger(b *testing.B, others int) *plugger {
 	p.c.Networks = []Network{p.n}
 	far := nstest.NewPeer(b).Thread // where the others' ends are
 	p.Do(func() {
+		ok(unix.Setpriority(unix.PRIO_PROCESS, 0, -20)) // this thread goes before other programs
 		ok(sysctl("net/ipv4/ip_forward", "1"))
 		ok(p.h.Set(p.c))
 		bridge, err := netlink.LinkByName(p.n.Bridge)
@@ -87,6 +88,7 @@ func newPlugger(b *testing.B, others int) *plugger {
 func (p *plugger) coble(b *testing.B, pid int) (set, all time.Duration) {
 	var err error
 	p.Do(func() {
+		p.open().close()
 		began := time.Now()
 		p.e.Pid = pid
 		err = p.h.Set(p.c)
@@ -101,36 +103,55 @@ func (p *plugger) coble(b *testing.B, pid int) (set, all time.Duration) {
 	return set, all
 }
 
+// opened is what the bare calls take as given.
+type opened struct {
+	host   *netlink.Handle
+	rules  *nftables.Conn
+	bridge netlink.Link
+	sets   map[string]*nftables.Set
+}
+
+// open comes before either: what a processor that was asleep, and others' work in its caches, cost the first calls is not measured.
+func (p *plugger) open() (o opened) {
+	var err error
+	o.host, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	ok(err)
+	o.rules, err = nftables.New(nftables.AsLasting())
+	ok(err)
+	o.bridge, err = o.host.LinkByName(p.n.Bridge)
+	ok(err)
+	o.sets = map[string]*nftables.Set{}
+	all, err := o.rules.GetSets(&nftables.Table{Name: p.h.name, Family: nftables.TableFamilyBridge})
+	ok(err)
+	for _, s := range all {
+		o.sets[s.Name] = s
+	}
+	return o
+}
+
+func (o opened) close() {
+	o.host.Close()
+	o.rules.CloseLasting()
+}
+
 func (p *plugger) bare(b *testing.B, pid int) (took time.Duration) {
 	p.Do(func() {
-		host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		ok(err)
-		defer host.Close()
-		rules, err := nftables.New(nftables.AsLasting())
-		ok(err)
-		defer rules.CloseLasting()
-		bridge, err := host.LinkByName(p.n.Bridge)
-		ok(err)
-		sets := map[string]*nftables.Set{}
-		all, err := rules.GetSets(&nftables.Table{Name: p.h.name, Family: nftables.TableFamilyBridge})
-		ok(err)
-		for _, s := range all {
-			sets[s.Name] = s
-		}
+		o := p.open()
+		defer o.close()
 		name := make([]byte, unix.IFNAMSIZ)
 		copy(name, p.e.HostIf)
 		elements := map[string][]byte{"links": {}, "macs": append(p.e.MAC[:6:6], 0, 0), "ipv4": p.e.V4.Addr().AsSlice(), "ipv6": make([]byte, 16)}
 
 		began := time.Now()
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = p.e.HostIf, bridge.Attrs().Index, 1500, nft.LinkGroup
+		attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = p.e.HostIf, o.bridge.Attrs().Index, 1500, nft.LinkGroup
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: p.e.IfName, PeerHardwareAddr: p.e.MAC, PeerNamespace: netlink.NsPid(pid), PeerMTU: 1500}
-		ok(host.LinkAdd(veth))
+		ok(o.host.LinkAdd(veth))
 		for set, e := range elements {
-			ok(rules.SetAddElements(sets[set], []nftables.SetElement{{Key: append(name[:len(name):len(name)], e...)}}))
+			ok(o.rules.SetAddElements(o.sets[set], []nftables.SetElement{{Key: append(name[:len(name):len(name)], e...)}}))
 		}
-		ok(rules.Flush())
-		ok(host.LinkSetUp(veth))
+		ok(o.rules.Flush())
+		ok(o.host.LinkSetUp(veth))
 		ns, err := netns.GetFromPid(pid)
 		ok(err)
 		inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
@@ -146,10 +167,10 @@ func (p *plugger) bare(b *testing.B, pid int) (took time.Duration) {
 		inside.Close()
 		ns.Close()
 		for set, e := range elements {
-			ok(rules.SetDeleteElements(sets[set], []nftables.SetElement{{Key: append(name[:len(name):len(name)], e...)}}))
+			ok(o.rules.SetDeleteElements(o.sets[set], []nftables.SetElement{{Key: append(name[:len(name):len(name)], e...)}}))
 		}
-		ok(rules.Flush())
-		ok(host.LinkDel(veth))
+		ok(o.rules.Flush())
+		ok(o.host.LinkDel(veth))
 	})
 	return took
 }

@@ -125,8 +125,8 @@ func TestSpoofedNeighbours(t *testing.T) {
 	container(t, h, n, "tv3", "fd00:99::4/64")
 	at := netip.MustParseAddr("fd00:99::2")
 	thiefs, victims, thirds := MACFor(netip.MustParseAddr("fd00:99::3")), MACFor(at), MACFor(netip.MustParseAddr("fd00:99::4"))
-	require.NoError(t, dialFrom(t, victim, "[fd00:99::4]:80"))
-	require.NoError(t, dialFrom(t, victim, "[fd00:99::3]:80"))
+	require.NoError(t, reaches(t, victim, "[fd00:99::4]:80"))
+	require.NoError(t, reaches(t, victim, "[fd00:99::3]:80"))
 	known := func(of string) (mac string) {
 		require.NoError(t, nstest.Visit(victim, func() error {
 			list, err := netlink.NeighList(0, netlink.FAMILY_V6)
