@@ -74,7 +74,7 @@ func networkings() []mutant {
 		{"net: one start takes nothing from the others", "rt/networkdriver/network.go", "\td.applying.Lock()\n\tdefer d.applying.Unlock()\n", "", "./rt/daemon", "TestStartsBesideEachOther"},
 		{"net: names stay in their network", "rt/names/server.go", "if mine[end.Network] {", "if true {", "./rt/names", "TestZone"},
 		{"net: a default that is said is one", "rt/networks/check.go", "netcfg.IPVlanModes[a.Mode] != netcfg.IPVlanModes[other.Mode]", "a.Mode != other.Mode", "./rt/networks", "TestParents"},
-		{"net: what was asked meanwhile is answered", "rt/names/server.go", "earlier := n.keeper.Take(socketName(c))", "var earlier *os.File", "./rt/daemon", "TestAskedMeanwhile"},
-		{"net: a name server's socket goes with its container", "rt/names/server.go", "n.keeper.Drop(socketName(c)) // it would keep", "// it would keep", "./rt/daemon", "TestAskedMeanwhile"},
+		{"net: what was asked meanwhile is answered", "rt/names/server.go", "earlier := n.keeper.Take(c.FDName(socket))", "var earlier *os.File", "./rt/daemon", "TestAskedMeanwhile"},
+		{"net: a name server's socket goes with its container", "rt/names/server.go", "n.keeper.Drop(c.FDName(socket)) // it would keep", "// it would keep", "./rt/daemon", "TestAskedMeanwhile"},
 	}
 }

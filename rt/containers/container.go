@@ -128,6 +128,10 @@ func (c *Container) Await(ctx context.Context, cond func(st store.State, exits i
 func (c *Container) RunDir() string  { return filepath.Join(c.t.run, "c", c.Spec().ID) }
 func (c *Container) RootDir() string { return filepath.Join(c.t.root, "containers", c.Spec().ID) }
 
+// FDName is how the keeper knows a descriptor of the container's. All names together have little room there (a string of
+// execve(2)): of the id there are 64 bits.
+func (c *Container) FDName(what string) string { return c.Spec().ID[:16] + "." + what }
+
 // Attributes are what an event about the container tells of it, beside what is extra.
 func (c *Container) Attributes(extra map[string]string) map[string]string {
 	spec := c.Spec()

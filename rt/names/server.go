@@ -41,10 +41,9 @@ func New(c *containers.Table, n *networks.Registry, keeper *notify.Link) *Names 
 	return &Names{containers: c, networks: n, keeper: keeper, servers: map[*containers.Container]*dns.Server{}}
 }
 
-// socketName is how the keeper knows the name server's socket for UDP, which next to all questions come to: what is asked while no
-// engine lives is answered by the next one. Who calls by TCP then is refused, and may come again. All descriptors' names together
-// have little room, so it is short.
-func socketName(c *containers.Container) string { return "dns." + c.Spec().ID[:16] }
+// socket is what the keeper calls the name server's socket for UDP, which next to all questions come to: what is asked while no
+// engine lives is answered by the next one. Who calls by TCP then is refused, and may come again.
+const socket = "dns"
 
 // Serve starts a container's name server in the network namespace of pid, if its networks have one and it does not run yet.
 func (n *Names) Serve(c *containers.Container, ends []store.End, pid int) error {
@@ -53,7 +52,7 @@ func (n *Names) Serve(c *containers.Container, ends []store.End, pid int) error 
 
 // Resume goes on where an earlier engine's server was. It is called before the keeper's descriptors are swept.
 func (n *Names) Resume(c *containers.Container, ends []store.End, pid int) error {
-	earlier := n.keeper.Take(socketName(c))
+	earlier := n.keeper.Take(c.FDName(socket))
 	if earlier != nil {
 		defer earlier.Close()
 	}
@@ -75,9 +74,9 @@ func (n *Names) serve(c *containers.Container, ends []store.End, pid int, earlie
 	}
 	n.servers[c] = dns.Serve(udp, tcp, &zone{n: n, c: c})
 	if earlier != nil {
-		n.keeper.Drop(socketName(c)) // it may be another now
+		n.keeper.Drop(c.FDName(socket)) // it may be another now
 	}
-	return n.keeper.Store(socketName(c), udp.(syscall.Conn))
+	return n.keeper.Store(c.FDName(socket), udp.(syscall.Conn))
 }
 
 // End stops it.
@@ -87,7 +86,7 @@ func (n *Names) End(c *containers.Container) {
 	delete(n.servers, c)
 	n.mu.Unlock()
 	if s != nil {
-		n.keeper.Drop(socketName(c)) // it would keep the network namespace
+		n.keeper.Drop(c.FDName(socket)) // it would keep the network namespace
 		s.Close()
 	}
 }

@@ -87,9 +87,6 @@ func (s *Streams) open() (*logs.Log, error) {
 	return s.log, err
 }
 
-// fdName is how the keeper knows a descriptor of the container's: its id and "0", "1", "2" or "tty".
-func (s *Streams) fdName(what string) string { return s.c.Spec().ID + "." + what }
-
 // outputs are the numbers of the container's output streams.
 func (s *Streams) outputs() []byte {
 	if s.c.Spec().Config.Tty {
@@ -120,7 +117,7 @@ func (s *Streams) Open() (child [3]*os.File, err error) {
 			return child, err
 		}
 		child[n] = w
-		if err := s.keeper.Store(s.fdName(fmt.Sprint(n)), r); err != nil {
+		if err := s.keeper.Store(s.c.FDName(fmt.Sprint(n)), r); err != nil {
 			return child, err
 		}
 		l.Pump(n, r)
@@ -136,7 +133,7 @@ func (s *Streams) Open() (child [3]*os.File, err error) {
 	s.mu.Lock()
 	s.stdin = w
 	s.mu.Unlock()
-	return child, s.keeper.Store(s.fdName("0"), w)
+	return child, s.keeper.Store(s.c.FDName("0"), w)
 }
 
 // TakeConsole keeps a terminal's master: one handle to write and resize, one for the pump, one at the keeper.
@@ -145,7 +142,7 @@ func (s *Streams) TakeConsole(master *os.File) {
 	s.console = master
 	l := s.log
 	s.mu.Unlock()
-	if err := s.keeper.Store(s.fdName("tty"), master); err != nil {
+	if err := s.keeper.Store(s.c.FDName("tty"), master); err != nil {
 		s.slog.Error("store terminal", "container", s.c.Spec().Name, "err", err)
 	}
 	if dup, err := dupFile(master); err == nil {
@@ -186,7 +183,7 @@ func (s *Streams) Adopt() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.c.Spec().Config.Tty {
-		if s.console = s.keeper.Take(s.fdName("tty")); s.console == nil {
+		if s.console = s.keeper.Take(s.c.FDName("tty")); s.console == nil {
 			return nil
 		}
 		if dup, err := dupFile(s.console); err == nil {
@@ -194,9 +191,9 @@ func (s *Streams) Adopt() error {
 		}
 		return nil
 	}
-	s.stdin = s.keeper.Take(s.fdName("0"))
+	s.stdin = s.keeper.Take(s.c.FDName("0"))
 	for _, n := range s.outputs() {
-		if f := s.keeper.Take(s.fdName(fmt.Sprint(n))); f != nil {
+		if f := s.keeper.Take(s.c.FDName(fmt.Sprint(n))); f != nil {
 			l.Pump(n, f)
 		}
 	}
@@ -206,7 +203,7 @@ func (s *Streams) Adopt() error {
 // Abandon closes what the keeper has of a start that never ended.
 func (s *Streams) Abandon() {
 	for _, what := range all {
-		if f := s.keeper.Take(s.fdName(what)); f != nil {
+		if f := s.keeper.Take(s.c.FDName(what)); f != nil {
 			f.Close()
 		}
 	}
@@ -223,7 +220,7 @@ func (s *Streams) CloseStdin() {
 	s.stdin = nil
 	s.mu.Unlock()
 	if f != nil {
-		s.keeper.Drop(s.fdName("0"))
+		s.keeper.Drop(s.c.FDName("0"))
 		f.Close()
 	}
 }
@@ -233,7 +230,7 @@ func (s *Streams) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, what := range all {
-		s.keeper.Drop(s.fdName(what))
+		s.keeper.Drop(s.c.FDName(what))
 	}
 	if s.stdin != nil {
 		s.stdin.Close()
