@@ -47,6 +47,7 @@ func TestArrows(t *testing.T) {
 	}{
 		{"./layers/...", []string{"netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "images know nothing of networks, processes or the engine: they meet in rt/engine as plain values"},
 		{"./layers/source", []string{"layers/repo", "layers/graph", "layers/registry"}, "what an archive has is read before anything is stored"},
+		{"./layers/blobinfo", []string{"layers"}, "what registries know is digests: it needs nothing else of coble"},
 		{"./layers/layout", []string{"layers/repo", "layers/graph", "layers/registry"}, "packing needs no repository"},
 		{"./netcfg/...", []string{"layers", "sandbox", "rt", "init", "configs", "cmd"}, "networks are desired state, set by whoever computes it"},
 		{"./sandbox/...", []string{"layers", "netcfg", "rt", "init", "configs", "cmd"}, "others can use the sandbox without the rest of coble"},

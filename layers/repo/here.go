@@ -98,7 +98,7 @@ func (r *Repo) hereByDigest() (map[digest.Digest]hereLayer, error) {
 	}
 	blobs := map[digest.Digest]hereLayer{}
 	for diffID, l := range out {
-		list, err := r.known(diffID)
+		list, err := r.blobs.Blobs(diffID)
 		if err != nil {
 			return nil, err
 		}

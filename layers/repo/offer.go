@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 
+	"github.com/coble-os/coble/layers/blobinfo"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
 )
@@ -113,22 +113,22 @@ func (o Offer) Manifest(ctx context.Context, name, ref string) (mediaType string
 
 // manifest makes an image's, and packs those layers whose blobs are not
 // known yet, to learn their digests.
-func (o Offer) manifest(ctx context.Context, img image.Image) (Original, error) {
+func (o Offer) manifest(ctx context.Context, img image.Image) (blobinfo.Manifest, error) {
 	layers, err := o.packed(ctx, img)
 	if err != nil {
-		return Original{}, err
+		return blobinfo.Manifest{}, err
 	}
-	first, _, err := o.r.original(img.ID)
+	first, err := o.r.blobs.Manifest(img.ID)
 	if err != nil {
-		return Original{}, err
+		return blobinfo.Manifest{}, err
 	}
 	return chooseManifest(img, first, layers)
 }
 
-func (o Offer) packed(ctx context.Context, img image.Image) ([]Packed, error) {
+func (o Offer) packed(ctx context.Context, img image.Image) ([]blobinfo.Blob, error) {
 	o.r.packing.Lock() // one at a time: the second finds what the first has learned
 	defer o.r.packing.Unlock()
-	var out []Packed
+	var out []blobinfo.Blob
 	for i, chain := range image.ChainIDs(img.RootFS) {
 		p, ok, err := o.r.ownBlob(img.RootFS[i])
 		if err != nil {
@@ -138,8 +138,7 @@ func (o Offer) packed(ctx context.Context, img image.Image) ([]Packed, error) {
 			if p, err = o.r.Pack(ctxWriter{ctx, io.Discard}, chain); err != nil {
 				return nil, err
 			}
-			err = o.r.o.DB.Update(func(tx *bbolt.Tx) error { return learn(tx, img.RootFS[i], p) })
-			if err != nil {
+			if err = o.r.blobs.Learn(img.RootFS[i], p); err != nil {
 				return nil, err
 			}
 		}
@@ -149,14 +148,14 @@ func (o Offer) packed(ctx context.Context, img image.Image) ([]Packed, error) {
 }
 
 // ownBlob is what Pack makes of a layer, if that is known.
-func (r *Repo) ownBlob(diff digest.Digest) (Packed, bool, error) {
-	known, err := r.known(diff)
+func (r *Repo) ownBlob(diff digest.Digest) (blobinfo.Blob, bool, error) {
+	known, err := r.blobs.Blobs(diff)
 	for _, k := range known {
 		if k.Own {
 			return k, true, err
 		}
 	}
-	return Packed{}, false, err
+	return blobinfo.Blob{}, false, err
 }
 
 // Blob implements server.Images.

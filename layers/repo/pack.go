@@ -9,6 +9,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/coble-os/coble/layers/blobinfo"
 	"github.com/coble-os/coble/layers/image"
 )
 
@@ -25,7 +26,7 @@ const typePacked = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 // Pack writes a layer as a gzip blob to w, the same bytes every time: the
 // header has no name and no time (RFC 1952, 2.3). The layer is the one with
 // that chain id; its contents are checked while they are read.
-func (r *Repo) Pack(w io.Writer, chain digest.Digest) (p Packed, err error) {
+func (r *Repo) Pack(w io.Writer, chain digest.Digest) (p blobinfo.Blob, err error) {
 	plain, err := r.OpenLayer(chain)
 	if err != nil {
 		return p, err
@@ -54,7 +55,7 @@ func (r *Repo) Pack(w io.Writer, chain digest.Digest) (p Packed, err error) {
 	if err := z.Close(); err != nil {
 		return p, fmt.Errorf("pack layer: %w", err)
 	}
-	return Packed{Digest: digest.NewDigest(digest.SHA256, sum), Size: counted.n, Type: typePacked, Own: true}, nil
+	return blobinfo.Blob{Digest: digest.NewDigest(digest.SHA256, sum), Size: counted.n, Type: typePacked, Own: true}, nil
 }
 
 type countWriter struct {
@@ -85,7 +86,7 @@ type schema2 struct {
 
 // manifestOf is the manifest of an image whose layers are these blobs, the
 // same bytes every time.
-func manifestOf(img image.Image, layers []Packed) (Original, error) {
+func manifestOf(img image.Image, layers []blobinfo.Blob) (blobinfo.Manifest, error) {
 	m := schema2{
 		SchemaVersion: 2, MediaType: image.TypeDockerManifest,
 		Config: descriptor{MediaType: "application/vnd.docker.container.image.v1+json", Size: int64(len(img.RawConfig)), Digest: img.ID},
@@ -95,5 +96,5 @@ func manifestOf(img image.Image, layers []Packed) (Original, error) {
 		m.Layers = append(m.Layers, descriptor{MediaType: dockerType(l.Type), Size: l.Size, Digest: l.Digest})
 	}
 	raw, err := marshal(m)
-	return Original{Type: image.TypeDockerManifest, Digest: digest.FromBytes(raw), Raw: raw}, err
+	return blobinfo.Manifest{Type: image.TypeDockerManifest, Digest: digest.FromBytes(raw), Raw: raw}, err
 }

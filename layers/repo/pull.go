@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/blobinfo"
 	"github.com/coble-os/coble/layers/download"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -431,7 +432,7 @@ func (r *Repo) recordPulled(rc source.Recipe, nodes []string, m registry.Manifes
 	if err := r.view(func(g graph.Graph) error { leased = g.Has(lease); return nil }); err != nil {
 		return err
 	}
-	if old, ok, err := r.original(rc.Image.ID); err == nil && ok && old.Digest == m.Digest && !leased && r.recorded(rc, node) {
+	if old, err := r.blobs.Manifest(rc.Image.ID); err == nil && old.Digest == m.Digest && !leased && r.recorded(rc, node) {
 		return nil // flash wears out
 	}
 	return r.o.DB.Update(func(tx *bbolt.Tx) error {
@@ -446,10 +447,10 @@ func (r *Repo) recordPulled(rc source.Recipe, nodes []string, m registry.Manifes
 			return err
 		}
 		for i, l := range mf.Layers {
-			if err := learn(tx, rc.Image.RootFS[i], Packed{Digest: l.Digest, Size: l.Size, Type: l.MediaType, Repo: rc.Names[0].Repo}); err != nil {
+			if err := blobinfo.Learn(tx, rc.Image.RootFS[i], blobinfo.Blob{Digest: l.Digest, Size: l.Size, Type: l.MediaType, Repo: rc.Names[0].Repo}); err != nil {
 				return err
 			}
 		}
-		return putJSON(tx, manifestsBucket, rc.Image.ID.String(), Original{Type: m.Type, Digest: m.Digest, Raw: m.Raw})
+		return blobinfo.SetManifest(tx, rc.Image.ID, blobinfo.Manifest{Type: m.Type, Digest: m.Digest, Raw: m.Raw})
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
 
+	"github.com/coble-os/coble/layers/blobinfo"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
@@ -63,7 +64,7 @@ type push struct {
 	name   image.Name
 	img    image.Image
 	chains []digest.Digest
-	first  Original // the manifest it came with; no digest if there is none
+	first  blobinfo.Manifest // the manifest it came with; no digest if there is none
 	mu     sync.Mutex
 	told   func(Event)
 }
@@ -79,7 +80,7 @@ func (p *push) tell(i int, status string, current, total int64) {
 
 func (p *push) run(ctx context.Context) (Pushed, error) {
 	var err error
-	if p.first, _, err = p.r.original(p.img.ID); err != nil {
+	if p.first, err = p.r.blobs.Manifest(p.img.ID); err != nil {
 		return Pushed{}, err
 	}
 	layers, err := p.layers(ctx)
@@ -100,10 +101,10 @@ func (p *push) run(ctx context.Context) (Pushed, error) {
 }
 
 // layers sees to it that the registry has all of them.
-func (p *push) layers(ctx context.Context) ([]Packed, error) {
+func (p *push) layers(ctx context.Context) ([]blobinfo.Blob, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	out := make([]Packed, len(p.chains))
+	out := make([]blobinfo.Blob, len(p.chains))
 	slots := make(chan struct{}, parallelUploads)
 	same := map[digest.Digest]int{} // first layer with this diff id: some images have one twice
 	var all sync.WaitGroup
@@ -134,10 +135,10 @@ func (p *push) layers(ctx context.Context) ([]Packed, error) {
 }
 
 // layer finds a layer in the registry, or sends it.
-func (p *push) layer(ctx context.Context, i int) (Packed, error) {
+func (p *push) layer(ctx context.Context, i int) (blobinfo.Blob, error) {
 	known, err := p.candidates(i)
 	if err != nil {
-		return Packed{}, err
+		return blobinfo.Blob{}, err
 	}
 	for _, k := range known {
 		_, ok, err := p.s.HasBlob(ctx, k.Digest)
@@ -168,8 +169,8 @@ func (p *push) layer(ctx context.Context, i int) (Packed, error) {
 
 // candidates are the blobs that a layer may be, those of the manifest that
 // the image came with first.
-func (p *push) candidates(i int) ([]Packed, error) {
-	known, err := p.r.known(p.img.RootFS[i])
+func (p *push) candidates(i int) ([]blobinfo.Blob, error) {
+	known, err := p.r.blobs.Blobs(p.img.RootFS[i])
 	if err != nil || p.first.Digest == "" {
 		return known, err
 	}
@@ -178,7 +179,7 @@ func (p *push) candidates(i int) ([]Packed, error) {
 		return known, err
 	}
 	want := m.Layers[i].Digest
-	slices.SortStableFunc(known, func(a, b Packed) int {
+	slices.SortStableFunc(known, func(a, b blobinfo.Blob) int {
 		switch {
 		case a.Digest == want && b.Digest != want:
 			return -1
@@ -192,9 +193,9 @@ func (p *push) candidates(i int) ([]Packed, error) {
 
 // send packs and uploads a layer, from its beginning again if the registry or
 // the network fails.
-func (p *push) send(ctx context.Context, i int) (Packed, error) {
+func (p *push) send(ctx context.Context, i int) (blobinfo.Blob, error) {
 	for try := 1; ; try++ {
-		var made Packed
+		var made blobinfo.Blob
 		err := p.s.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
 			var err error
 			made, err = p.r.Pack(&meter{w: w, p: p, i: i}, p.chains[i])
@@ -243,11 +244,11 @@ func (p *push) config(ctx context.Context) error {
 
 // manifest is the one that the image came with, if that fits, else one of
 // schema 2.
-func (p *push) manifest(layers []Packed) (Original, error) {
+func (p *push) manifest(layers []blobinfo.Blob) (blobinfo.Manifest, error) {
 	return chooseManifest(p.img, p.first, layers)
 }
 
-func chooseManifest(img image.Image, first Original, layers []Packed) (Original, error) {
+func chooseManifest(img image.Image, first blobinfo.Manifest, layers []blobinfo.Blob) (blobinfo.Manifest, error) {
 	if m, err := image.ParseManifest(first.Raw); err == nil && m.Config.Digest == img.ID && len(m.Layers) == len(layers) {
 		same := true
 		for i, l := range m.Layers {
@@ -274,7 +275,7 @@ func dockerType(t string) string {
 func marshal(v any) ([]byte, error) { return json.MarshalIndent(v, "", "   ") }
 
 // record remembers what was pushed.
-func (p *push) record(m Original, layers []Packed) error {
+func (p *push) record(m blobinfo.Manifest, layers []blobinfo.Blob) error {
 	node := imagePrefix + p.img.ID.String()
 	by := image.Name{Repo: p.name.Repo, Digest: m.Digest}
 	return p.r.o.DB.Update(func(tx *bbolt.Tx) error {
@@ -289,13 +290,13 @@ func (p *push) record(m Original, layers []Packed) error {
 		}
 		for i, l := range layers {
 			l.Repo = p.name.Repo
-			if err := learn(tx, p.img.RootFS[i], l); err != nil {
+			if err := blobinfo.Learn(tx, p.img.RootFS[i], l); err != nil {
 				return err
 			}
 		}
 		if p.first.Digest == m.Digest {
 			return nil
 		}
-		return putJSON(tx, manifestsBucket, p.img.ID.String(), m)
+		return blobinfo.SetManifest(tx, p.img.ID, m)
 	})
 }

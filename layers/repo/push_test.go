@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/blobinfo"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
@@ -94,7 +95,7 @@ func TestPackIsReproducible(t *testing.T) {
 	_, err = r.Pack(&oneByOne{w: &b}, m.chains(t)[0])
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(a.Bytes(), b.Bytes()))
-	require.Equal(t, Packed{Digest: digest.FromBytes(a.Bytes()), Size: int64(a.Len()), Type: typePacked, Own: true}, p)
+	require.Equal(t, blobinfo.Blob{Digest: digest.FromBytes(a.Bytes()), Size: int64(a.Len()), Type: typePacked, Own: true}, p)
 	require.Equal(t, make([]byte, 5), a.Bytes()[3:8], "no name, no time (RFC 1952)")
 	plain, _, err := blob.Decompress(&a)
 	require.NoError(t, err)
@@ -291,19 +292,19 @@ func TestKnownBlobsAreForgotten(t *testing.T) {
 	_, n, _ := offered(t, blob.Gzip, m)
 	_, err := pullFrom(ctx, r, n, nil)
 	require.NoError(t, err)
-	known, err := r.known(digest.FromBytes(m.layers[0]))
+	known, err := r.blobs.Blobs(digest.FromBytes(m.layers[0]))
 	require.NoError(t, err)
 	require.Len(t, known, 1)
 	_, err = r.Remove(n.String(), false)
 	require.NoError(t, err)
 	require.NoError(t, db.Close())
 	r, _ = w.open(t)
-	known, err = r.known(digest.FromBytes(m.layers[0]))
+	known, err = r.blobs.Blobs(digest.FromBytes(m.layers[0]))
 	require.NoError(t, err)
 	require.Empty(t, known)
-	_, ok, err := r.original(m.id(t))
+	mf, err := r.blobs.Manifest(m.id(t))
 	require.NoError(t, err)
-	require.False(t, ok)
+	require.Empty(t, mf)
 }
 
 // With Debian's registry and skopeo: what they write is read, and the reverse.

@@ -35,6 +35,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/blobinfo"
 	"github.com/coble-os/coble/layers/download"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
@@ -67,6 +68,7 @@ type Repo struct {
 	drv       driver.Driver
 	reason    string // why drv
 	downloads *download.Folder
+	blobs     blobinfo.Book
 	small     int64      // see smallMember
 	packing   sync.Mutex // held while layers are packed to learn their digests
 
@@ -101,7 +103,7 @@ func Open(o Options) (_ *Repo, err error) {
 	if err := os.Chmod(o.Root, 0o710); err != nil {
 		return nil, fmt.Errorf("protect repository folder: %w", err)
 	}
-	r := &Repo{o: o, small: smallMember, missing: map[string]string{}, making: map[string]chan struct{}{}, pins: map[string]int{}, used: map[string]time.Time{}}
+	r := &Repo{o: o, blobs: blobinfo.Book{DB: o.DB}, small: smallMember, missing: map[string]string{}, making: map[string]chan struct{}{}, pins: map[string]int{}, used: map[string]time.Time{}}
 	if err := r.freshTemp(); err != nil {
 		return nil, err
 	}
@@ -161,6 +163,32 @@ func (r *Repo) Problems() ([]Problem, error) {
 		out = append(out, Problem{Image: name, What: img.Damage})
 	}
 	return out, nil
+}
+
+// forget takes out of the book of blobs what belongs to nothing here. Writing
+// to the store is spared if there is nothing to do.
+func (r *Repo) forget() error {
+	var stale []blobinfo.Key
+	err := r.o.DB.View(func(tx *bbolt.Tx) error {
+		g, err := graph.Open(tx, graphName)
+		if err != nil {
+			return err
+		}
+		here := map[string]bool{}
+		for _, n := range g.Names(layerPrefix) {
+			var l layerNode
+			if err := load(g, n, &l); err != nil {
+				return err
+			}
+			here[l.DiffID.String()] = true
+		}
+		stale = blobinfo.Stale(tx, func(diffID string) bool { return here[diffID] }, func(id string) bool { return g.Has(imagePrefix + id) })
+		return nil
+	})
+	if err != nil || len(stale) == 0 {
+		return err
+	}
+	return r.o.DB.Update(func(tx *bbolt.Tx) error { return blobinfo.Forget(tx, stale) })
 }
 
 func (r *Repo) temp() string { return filepath.Join(r.o.Root, "tmp") }
