@@ -46,9 +46,10 @@ func TestArrows(t *testing.T) {
 		reason string
 	}{
 		{"./layers/...", []string{"netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "images know nothing of networks, processes or the engine: they meet in rt/engine as plain values"},
-		{"./layers/source", []string{"layers/repo", "layers/graph", "layers/registry"}, "what an archive has is read before anything is stored"},
+		{"./layers/source", []string{"layers/repo", "layers/distribution", "layers/graph", "layers/registry"}, "what an archive has is read before anything is stored"},
 		{"./layers/blobinfo", []string{"layers"}, "what registries know is digests: it needs nothing else of coble"},
-		{"./layers/layout", []string{"layers/repo", "layers/graph", "layers/registry"}, "packing needs no repository"},
+		{"./layers/distribution", []string{"layers/repo", "layers/graph", "layers/record", "layers/driver/overlay", "layers/driver/btrfs", "layers/driver/devmapper", "layers/driver/vfs"}, "of what keeps images, it knows the interface"},
+		{"./layers/layout", []string{"layers/repo", "layers/distribution", "layers/graph", "layers/registry"}, "packing needs no repository"},
 		{"./netcfg/...", []string{"layers", "sandbox", "rt", "init", "configs", "cmd"}, "networks are desired state, set by whoever computes it"},
 		{"./sandbox/...", []string{"layers", "netcfg", "rt", "init", "configs", "cmd"}, "others can use the sandbox without the rest of coble"},
 		{"./init/boot/...", []string{"rt", "layers", "netcfg", "sandbox", "cmd"}, "boot steps are called by the engine and never call up"},
@@ -57,16 +58,16 @@ func TestArrows(t *testing.T) {
 		{"./rt/store", []string{"layers", "netcfg", "sandbox", "init", "configs", "rt/engine", "rt/api", "rt/logs", "cmd"}, "records outlive the code that makes them"},
 		{"./rt/logs", []string{"layers", "netcfg", "sandbox", "init", "configs", "rt/engine", "rt/api", "rt/store", "cmd"}, "output knows nothing of containers but a folder and a run number"},
 		{"./rt/oci", []string{"layers", "netcfg", "init", "configs", "rt/engine", "rt/api", "rt/client", "rt/daemon", "rt/store", "rt/logs", "cmd"}, "the runtime's command line is a face of the sandbox alone"},
-		{"./rt/job", []string{"rt/store", "rt/containers", "rt/engine", "rt/api", "layers/repo", "netcfg", "sandbox", "init", "configs", "cmd"}, "the table knows nothing of what jobs are about"},
+		{"./rt/job", []string{"rt/store", "rt/containers", "rt/engine", "rt/api", "layers/repo", "layers/distribution", "netcfg", "sandbox", "init", "configs", "cmd"}, "the table knows nothing of what jobs are about"},
 		{"./rt/containers", []string{"layers", "netcfg", "sandbox", "init", "configs", "rt/job", "rt/logs", "rt/engine", "rt/api", "cmd"}, "records, states and names: nothing runs"},
 		{"./rt/images", []string{"netcfg", "sandbox/spawn", "sandbox/cgroup", "init", "rt/networkdriver", "rt/execdriver", "rt/stdio", "rt/engine", "rt/api", "cmd"}, "of containers, images know the records"},
 		{"./rt/names", []string{"layers", "sandbox", "init/boot", "init/keeper", "configs", "rt/job", "rt/networkdriver", "rt/engine", "rt/api", "cmd"}, "who is told of names, and when, is the network driver's to say"},
-		{"./rt/networkdriver", []string{"layers/repo", "layers/driver", "sandbox/spawn", "sandbox/cgroup", "rt/images", "rt/execdriver", "rt/stdio", "rt/engine", "rt/api", "cmd"}, "the drivers meet in rt/engine"},
-		{"./rt/stdio", []string{"layers/repo", "layers/driver", "netcfg", "sandbox", "configs", "rt/images", "rt/networkdriver", "rt/execdriver", "rt/engine", "rt/api", "cmd"}, "streams know nothing of what writes into them"},
-		{"./rt/execdriver", []string{"layers/repo", "netcfg", "rt/images", "rt/networkdriver", "rt/names", "rt/engine", "rt/api", "cmd"}, "the drivers meet in rt/engine"},
+		{"./rt/networkdriver", []string{"layers/repo", "layers/distribution", "layers/driver", "sandbox/spawn", "sandbox/cgroup", "rt/images", "rt/execdriver", "rt/stdio", "rt/engine", "rt/api", "cmd"}, "the drivers meet in rt/engine"},
+		{"./rt/stdio", []string{"layers/repo", "layers/distribution", "layers/driver", "netcfg", "sandbox", "configs", "rt/images", "rt/networkdriver", "rt/execdriver", "rt/engine", "rt/api", "cmd"}, "streams know nothing of what writes into them"},
+		{"./rt/execdriver", []string{"layers/repo", "layers/distribution", "netcfg", "rt/images", "rt/networkdriver", "rt/names", "rt/engine", "rt/api", "cmd"}, "the drivers meet in rt/engine"},
 		{"./rt/engine", []string{"rt/api", "rt/client", "rt/daemon", "init/keeper", "cmd"}, "nothing calls back up; the engine talks to the keeper through init/notify"},
 		{"./rt/api", []string{"rt/client", "rt/daemon", "cmd"}, "HTTP to jobs and back"},
-		{"./rt/client", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers/archive", "layers/blob", "layers/driver", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/repo", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
+		{"./rt/client", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers/archive", "layers/blob", "layers/distribution", "layers/driver", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/repo", "layers/distribution", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
 	} {
 		for pkg, all := range deps(t, c.from) {
 			for _, d := range all {

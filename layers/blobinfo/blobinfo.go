@@ -12,7 +12,6 @@ package blobinfo
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
@@ -95,15 +94,19 @@ func putJSON(tx *bbolt.Tx, bucket, key string, v any) error {
 // Learn remembers a blob of a layer in the caller's transaction. What is known
 // already is not written.
 func Learn(tx *bbolt.Tx, diffID digest.Digest, p Blob) error {
-	var list []Blob
-	if err := getJSON(tx, blobsBucket, diffID.String(), &list); err != nil {
+	var old []Blob
+	if err := getJSON(tx, blobsBucket, diffID.String(), &old); err != nil {
 		return err
 	}
-	if slices.Contains(list, p) {
-		return nil
+	list := []Blob{p}
+	for _, o := range old {
+		if o == p {
+			return nil
+		}
+		if o.Digest != p.Digest || o.Repo != p.Repo {
+			list = append(list, o)
+		}
 	}
-	list = slices.DeleteFunc(list, func(o Blob) bool { return o.Digest == p.Digest && o.Repo == p.Repo })
-	list = append([]Blob{p}, list...)
 	return putJSON(tx, blobsBucket, diffID.String(), list[:min(len(list), maxBlobs)])
 }
 

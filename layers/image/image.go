@@ -29,6 +29,12 @@ var ErrInvalid = errors.New("invalid image")
 // ErrPlatform means that an index has no image for the platform.
 var ErrPlatform = errors.New("no matching manifest")
 
+// Errors of whoever keeps images.
+var (
+	ErrNotFound = errors.New("no such image")
+	ErrDamaged  = errors.New("image is damaged")
+)
+
 // Image is one image of the repository. It is a plain value: changing it
 // changes nothing else.
 type Image struct {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
@@ -282,20 +283,20 @@ func TestRepairFromRegistry(t *testing.T) {
 	name := reg.Host() + "/rich:1"
 	n, err := image.ParseName(name)
 	require.NoError(t, err)
-	_, err = r.Pull(t.Context(), reg.Open(t, "rich"), PullOptions{Name: n, Platform: image.Platform{OS: "linux", Architecture: "amd64"}})
+	_, err = r.Distribution().Pull(t.Context(), reg.Open(t, "rich"), distribution.PullOptions{Name: n, Platform: image.Platform{OS: "linux", Architecture: "amd64"}})
 	require.NoError(t, err)
 
 	other, _ := where{dir: t.TempDir()}.open(t)
 	loadMade(t, other, m)
 	require.NoError(t, other.Tag("rich:1", name))
-	neighbour := registrytest.New(t, server.Access{}, other.Offer())
+	neighbour := registrytest.New(t, server.Access{}, other.Distribution().Offer())
 	open := func(ctx context.Context, at registry.Repository) (*registry.Session, error) {
 		return registrytest.Client().Open(ctx, at, registry.Credentials{}, false)
 	}
 	for _, host := range []string{"", neighbour.Host()} {
 		p := upper(t, r) + "/own"
 		require.NoError(t, os.Truncate(p, 0))
-		found, err := r.Check(t.Context(), CheckOptions{Origin: r.RemoteOrigin(host, open)})
+		found, err := r.Check(t.Context(), CheckOptions{Origin: r.Distribution().Remote(host, open)})
 		require.NoError(t, err)
 		require.Len(t, found, 1)
 		require.Equal(t, []string{name}, found[0].Images)
@@ -303,7 +304,7 @@ func TestRepairFromRegistry(t *testing.T) {
 	}
 	require.NoError(t, os.Truncate(upper(t, r)+"/own", 0))
 	reg.Spoil("GET /v2/rich/blobs", -1, registrytest.Body("application/octet-stream", []byte("rubbish")))
-	found, err := r.Check(t.Context(), CheckOptions{Origin: r.RemoteOrigin("", open)})
+	found, err := r.Check(t.Context(), CheckOptions{Origin: r.Distribution().Remote("", open)})
 	require.NoError(t, err)
 	require.False(t, found[0].Repaired)
 	require.Contains(t, fmt.Sprint(found), "content does not match its size: 7 bytes")

@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
 )
 
 func TestContainersInTheGraph(t *testing.T) {
@@ -46,11 +47,11 @@ func TestContainersInTheGraph(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, all.Nodes, 10)
 	_, err = r.Graph("none")
-	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, err, image.ErrNotFound)
 
 	require.NoError(t, do(func(tx *bbolt.Tx) error { return Containers{}.Rename(tx, "web", "www") }))
 	_, err = r.Graph("web")
-	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, err, image.ErrNotFound)
 	require.NoError(t, do(func(tx *bbolt.Tx) error { return Containers{}.Remove(tx, key) }))
 	require.NoError(t, do(func(tx *bbolt.Tx) error { return Containers{}.Remove(tx, key) }), "one that is gone is no error")
 	require.NoError(t, r.RemoveLayer(key))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
 )
 
 // storeFile is what the engine calls the database in the folder of a store.
@@ -85,7 +86,7 @@ func (o *storeOrigin) tree(l layerNode) (string, error) {
 func (o *storeOrigin) Layer(_ context.Context, diffID digest.Digest, _ []string) (_ io.ReadCloser, err error) {
 	l, ok := o.layers[diffID]
 	if !ok {
-		return nil, fmt.Errorf("%w: the store %s has no layer %.19s", ErrNotFound, o.path, diffID)
+		return nil, fmt.Errorf("%w: the store %s has no layer %.19s", image.ErrNotFound, o.path, diffID)
 	}
 	s := &layerStream{name: fmt.Sprintf("layer %.19s of the store %s", diffID, o.path), done: func() error { return nil }}
 	defer func() {

@@ -72,27 +72,14 @@ type archiveOrigin struct {
 func (o *archiveOrigin) Layer(ctx context.Context, diffID digest.Digest, _ []string) (io.ReadCloser, error) {
 	from, ok := o.layers[diffID]
 	if !ok {
-		return nil, fmt.Errorf("%w: %s has no layer %.19s", ErrNotFound, o.path, diffID)
+		return nil, fmt.Errorf("%w: %s has no layer %.19s", image.ErrNotFound, o.path, diffID)
 	}
 	rc, _, err := o.s.Open(from.Name)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := blob.OpenLayer(blob.WithContext(ctx, rc), from.Digest, from.Size, diffID)
-	if err != nil {
-		return nil, errors.Join(err, rc.Close())
-	}
-	return &both{plain, rc}, nil
+	return from.Plain(blob.WithContext(ctx, rc), rc, diffID)
 }
-
-// both is a stream with what it reads from.
-type both struct {
-	io.ReadCloser
-	below io.Closer
-}
-
-// Close implements io.Closer.
-func (b *both) Close() error { return errors.Join(b.ReadCloser.Close(), b.below.Close()) }
 
 // mend brings damaged paths of a layer back, or the whole layer if asked for or
 // where the driver can't do less. Nothing is touched before the whole stream of the

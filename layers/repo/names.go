@@ -10,11 +10,11 @@ import (
 	"github.com/coble-os/coble/layers/image"
 )
 
-// notFound reads like Docker's message and is ErrNotFound.
+// notFound reads like Docker's message and is image.ErrNotFound.
 type notFound struct{ name string }
 
 func (n notFound) Error() string        { return "No such image: " + n.name }
-func (n notFound) Is(target error) bool { return target == ErrNotFound }
+func (n notFound) Is(target error) bool { return target == image.ErrNotFound }
 
 // Get finds an image by name[:tag], name@digest, id, or a prefix of an id
 // that only one image has. A name wins over a prefix.
@@ -83,7 +83,7 @@ func (r *Repo) List() ([]image.Image, error) {
 	err := r.view(func(g graph.Graph) error {
 		for _, n := range g.Names(imagePrefix) {
 			img, layers, err := assemble(g, n)
-			if errors.Is(err, ErrDamaged) {
+			if errors.Is(err, image.ErrDamaged) {
 				img.Damage = err.Error()
 				img.ID = image.ID(strings.TrimPrefix(n, imagePrefix))
 			} else if err != nil {

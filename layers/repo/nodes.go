@@ -106,7 +106,7 @@ func stack(g graph.Graph, top string) ([]string, error) {
 	for n := top; n != ""; {
 		nodes = append(nodes, n)
 		if len(nodes) > image.MaxLayers {
-			return nil, fmt.Errorf("%w: more than %d layers below %s", ErrDamaged, image.MaxLayers, top)
+			return nil, fmt.Errorf("%w: more than %d layers below %s", image.ErrDamaged, image.MaxLayers, top)
 		}
 		next := g.Edges(n, kindParent)
 		n = ""
@@ -147,12 +147,12 @@ func assemble(g graph.Graph, node string) (image.Image, []string, error) {
 	}
 	img, err := image.ParseConfig(n.Config)
 	if err != nil {
-		return img, nil, fmt.Errorf("%w: %s: %w", ErrDamaged, node, err)
+		return img, nil, fmt.Errorf("%w: %s: %w", image.ErrDamaged, node, err)
 	}
 	for _, e := range g.Referrers(node, kindNames) {
 		name, err := image.ParseName(strings.TrimPrefix(e.From, namePrefix))
 		if err != nil {
-			return img, nil, fmt.Errorf("%w: %s: %w", ErrDamaged, e.From, err)
+			return img, nil, fmt.Errorf("%w: %s: %w", image.ErrDamaged, e.From, err)
 		}
 		if name.Digest != "" {
 			img.RepoDigests = append(img.RepoDigests, name.Familiar())

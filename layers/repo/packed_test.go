@@ -144,7 +144,7 @@ func TestInPlaceGone(t *testing.T) {
 	require.Contains(t, ps[0].What, filepath.Dir(files[0]))
 	_, err = r.Mounts("c", "/")
 	require.ErrorContains(t, err, filepath.Dir(files[0]))
-	require.ErrorIs(t, r.CreateLayer("d", l[0].ID, 0), ErrDamaged)
+	require.ErrorIs(t, r.CreateLayer("d", l[0].ID, 0), image.ErrDamaged)
 
 	again, err := r.LoadPath(ctx, moved, "", nil)
 	require.NoError(t, err)

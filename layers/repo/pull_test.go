@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -47,12 +48,12 @@ func offered(t testing.TB, c blob.Compression, m made) (*registrytest.Registry, 
 	return reg, image.Name{Repo: reg.Host() + "/some/thing", Tag: "1"}, mf
 }
 
-func pullFrom(ctx context.Context, r *Repo, n image.Name, told *[]Event) (Pulled, error) {
+func pullFrom(ctx context.Context, r *Repo, n image.Name, told *[]distribution.Event) (distribution.Pulled, error) {
 	s, err := registrytest.Client().Open(ctx, registry.Split(n.Repo), registry.Credentials{}, false)
 	if err != nil {
-		return Pulled{}, err
+		return distribution.Pulled{}, err
 	}
-	return r.Pull(ctx, s, PullOptions{Name: n, Platform: amd64, Tell: func(e Event) {
+	return r.Distribution().Pull(ctx, s, distribution.PullOptions{Name: n, Platform: amd64, Tell: func(e distribution.Event) {
 		if told != nil {
 			*told = append(*told, e)
 		}
@@ -77,10 +78,10 @@ func TestPull(t *testing.T) {
 			m := simple(t, "pulled")
 			r := newRepo(t)
 			_, n, mf := offered(t, c, m)
-			var told []Event
+			var told []distribution.Event
 			got, err := pullFrom(ctx, r, n, &told)
 			require.NoError(t, err)
-			require.Equal(t, Pulled{ID: m.id(t), Digest: mf.Digest, Changed: true}, got)
+			require.Equal(t, distribution.Pulled{ID: m.id(t), Digest: mf.Digest, Changed: true}, got)
 			img, err := r.Get(n.String())
 			require.NoError(t, err)
 			require.Equal(t, []string{n.Familiar()}, img.RepoTags)
@@ -94,13 +95,13 @@ func TestPull(t *testing.T) {
 				}
 			}
 			require.Equal(t, []string{"Pulling fs layer", "Download complete", "Pull complete"}, of)
-			require.Equal(t, Event{ID: "1", Status: "Pulling from some/thing"}, told[0])
+			require.Equal(t, distribution.Event{ID: "1", Status: "Pulling from some/thing"}, told[0])
 
 			told = nil
 			got, err = pullFrom(ctx, r, n, &told)
 			require.NoError(t, err)
 			require.False(t, got.Changed)
-			require.Contains(t, told, Event{ID: first, Status: "Already exists"})
+			require.Contains(t, told, distribution.Event{ID: first, Status: "Already exists"})
 
 			_, err = r.Remove(n.String(), false)
 			require.NoError(t, err)
@@ -139,16 +140,16 @@ func TestPullChoosesThePlatform(t *testing.T) {
 	for want, p := range map[string]image.Platform{"linux/amd64": amd64, "linux/arm/v7": {OS: "linux", Architecture: "arm", Variant: "v8"}, "linux/arm/v6": {OS: "linux", Architecture: "arm", Variant: "v6"}} {
 		s, err := registrytest.Client().Open(ctx, registry.Split(n.Repo), registry.Credentials{}, false)
 		require.NoError(t, err)
-		got, err := r.Pull(ctx, s, PullOptions{Name: n, Platform: p})
+		got, err := r.Distribution().Pull(ctx, s, distribution.PullOptions{Name: n, Platform: p})
 		require.NoError(t, err)
 		require.Equal(t, simple(t, want).id(t), got.ID, p)
 		require.Equal(t, x.Digest, got.Digest)
 	}
 	s := reg.Open(t, "multi")
-	_, err := r.Pull(ctx, s, PullOptions{Name: n, Platform: image.Platform{OS: "linux", Architecture: "s390x"}})
+	_, err := r.Distribution().Pull(ctx, s, distribution.PullOptions{Name: n, Platform: image.Platform{OS: "linux", Architecture: "s390x"}})
 	require.ErrorIs(t, err, image.ErrPlatform)
 	n.Tag = "x" // one image, for amd64 as its configuration says
-	_, err = r.Pull(ctx, s, PullOptions{Name: n, Platform: image.Platform{OS: "linux", Architecture: "s390x"}, Asked: true})
+	_, err = r.Distribution().Pull(ctx, s, distribution.PullOptions{Name: n, Platform: image.Platform{OS: "linux", Architecture: "s390x"}, Asked: true})
 	require.ErrorIs(t, err, image.ErrPlatform)
 }
 
@@ -321,7 +322,7 @@ func TestPullGoesOnAfterARestart(t *testing.T) {
 
 	r, _ = w.open(t)
 	reg.Mend()
-	var told []Event
+	var told []distribution.Event
 	_, err = pullFrom(ctx, r, n, &told)
 	require.NoError(t, err)
 	require.Empty(t, reg.Requests(path(0)), "the first layer is here")

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/layers/blob"
-	"github.com/coble-os/coble/layers/blobinfo"
+	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
@@ -24,12 +24,12 @@ import (
 	"github.com/coble-os/coble/layers/registry/server"
 )
 
-func pushTo(r *Repo, n image.Name, told *[]Event) (Pushed, error) {
+func pushTo(r *Repo, n image.Name, told *[]distribution.Event) (distribution.Pushed, error) {
 	s, err := registrytest.Client().Open(ctx, registry.Split(n.Repo), registry.Credentials{}, true)
 	if err != nil {
-		return Pushed{}, err
+		return distribution.Pushed{}, err
 	}
-	return r.Push(ctx, s, n, func(e Event) {
+	return r.Distribution().Push(ctx, s, n, func(e distribution.Event) {
 		if told != nil {
 			*told = append(*told, e)
 		}
@@ -42,7 +42,7 @@ func loadAs(t testing.TB, r *Repo, m made, n image.Name) {
 	require.NoError(t, r.Tag(loadMade(t, r, m).String(), n.String()))
 }
 
-func statuses(told []Event) map[string]int {
+func statuses(told []distribution.Event) map[string]int {
 	out := map[string]int{}
 	for _, e := range told {
 		if e.Current == 0 {
@@ -55,12 +55,12 @@ func statuses(told []Event) map[string]int {
 // The same image is the same bytes in every registry, from every machine.
 func TestPushIsReproducible(t *testing.T) {
 	m := simple(t, "pushed", "x:1")
-	var first Pushed
+	var first distribution.Pushed
 	for range 2 {
 		r, reg := newRepo(t), registrytest.New(t, server.Access{}, nil)
 		n := image.Name{Repo: reg.Host() + "/a", Tag: "1"}
 		loadAs(t, r, m, n)
-		var told []Event
+		var told []distribution.Event
 		got, err := pushTo(r, n, &told)
 		require.NoError(t, err)
 		require.Equal(t, map[string]int{"Preparing": 2, "Pushed": 2}, statuses(told))
@@ -75,44 +75,13 @@ func TestPushIsReproducible(t *testing.T) {
 		other := newRepo(t)
 		pulled, err := pullFrom(ctx, other, n, nil)
 		require.NoError(t, err)
-		require.Equal(t, Pulled{ID: m.id(t), Digest: got.Digest, Changed: true}, pulled)
+		require.Equal(t, distribution.Pulled{ID: m.id(t), Digest: got.Digest, Changed: true}, pulled)
 		for i, c := range m.chains(t) {
 			raw, err := readLayer(other, c)
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(m.layers[i], raw))
 		}
 	}
-}
-
-// The bytes do not depend on how the stream is cut into pieces.
-func TestPackIsReproducible(t *testing.T) {
-	r := newRepo(t)
-	m := big(t, "packed", 300_000)
-	loadMade(t, r, m)
-	var a, b bytes.Buffer
-	p, err := r.Pack(&a, m.chains(t)[0])
-	require.NoError(t, err)
-	_, err = r.Pack(&oneByOne{w: &b}, m.chains(t)[0])
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(a.Bytes(), b.Bytes()))
-	require.Equal(t, blobinfo.Blob{Digest: digest.FromBytes(a.Bytes()), Size: int64(a.Len()), Type: typePacked, Own: true}, p)
-	require.Equal(t, make([]byte, 5), a.Bytes()[3:8], "no name, no time (RFC 1952)")
-	plain, _, err := blob.Decompress(&a)
-	require.NoError(t, err)
-	raw, err := io.ReadAll(plain)
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(m.layers[0], raw))
-}
-
-type oneByOne struct{ w io.Writer }
-
-func (o *oneByOne) Write(p []byte) (int, error) {
-	for i := range p {
-		if _, err := o.w.Write(p[i : i+1]); err != nil {
-			return i, err
-		}
-	}
-	return len(p), nil
 }
 
 func TestPushSendsWhatIsMissing(t *testing.T) {
@@ -126,7 +95,7 @@ func TestPushSendsWhatIsMissing(t *testing.T) {
 	reg.Mend()
 	n.Tag = "2"
 	require.NoError(t, r.Tag(m.id(t).String(), n.String()))
-	var told []Event
+	var told []distribution.Event
 	_, err = pushTo(r, n, &told)
 	require.NoError(t, err)
 	require.Equal(t, map[string]int{"Preparing": 2, "Layer already exists": 2}, statuses(told))
@@ -185,7 +154,7 @@ func TestPushRefused(t *testing.T) {
 	require.ErrorContains(t, err, "read-only")
 	n.Tag = "never"
 	_, err = pushTo(r, n, nil)
-	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, err, image.ErrNotFound)
 }
 
 // A damaged layer is never sent as if it were whole.
@@ -199,7 +168,7 @@ func TestPushOfDamage(t *testing.T) {
 	require.NotEmpty(t, found)
 	require.NoError(t, os.WriteFile(found[0], []byte("SHELL"), 0o644))
 	_, err = pushTo(r, n, nil)
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, image.ErrDamaged)
 	require.Empty(t, reg.Requests("PUT /v2/a/manifests"))
 }
 
@@ -208,7 +177,7 @@ func TestOffer(t *testing.T) {
 	r := newRepo(t)
 	m := simple(t, "offered", "thing:1", "ghcr.io/some/where:2", "10.0.0.1:5000/x:3")
 	loadMade(t, r, m)
-	reg := registrytest.New(t, server.Access{}, r.Offer())
+	reg := registrytest.New(t, server.Access{}, r.Distribution().Offer())
 	var cat struct{ Repositories []string }
 	getJSONFrom(t, reg.URL+"/v2/_catalog", &cat)
 	require.Equal(t, []string{"10.0.0.1_5000/x", "ghcr.io/some/where", "library/thing"}, cat.Repositories)
@@ -243,7 +212,7 @@ func TestOfferRanges(t *testing.T) {
 	m := big(t, "ranges", 400_000)
 	m.tags = []string{"thing:1"}
 	loadMade(t, r, m)
-	reg := registrytest.New(t, server.Access{}, r.Offer())
+	reg := registrytest.New(t, server.Access{}, r.Distribution().Offer())
 	mf, err := reg.Open(t, "library/thing").Manifest(ctx, "1")
 	require.NoError(t, err)
 	parsed, err := image.ParseManifest(mf.Raw)
@@ -339,7 +308,7 @@ func TestForeignRegistry(t *testing.T) {
 		}
 	}
 
-	reg := registrytest.New(t, server.Access{}, r.Offer())
+	reg := registrytest.New(t, server.Access{}, r.Distribution().Offer())
 	dir := t.TempDir()
 	skopeo(t, "copy", "--src-tls-verify=false", "docker://"+reg.Host()+"/library/x:1", "oci:"+dir+":x:1")
 	l, err := newRepo(t).LoadPath(ctx, dir, "", nil)

@@ -15,6 +15,7 @@ import (
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/record"
 )
 
@@ -119,9 +120,9 @@ func (r *Repo) sweepRecords(want map[string]bool) error {
 
 // OpenLayer gives the plain tar stream of the layer with that chain id
 // exactly as it came in: its digest is the layer's diff id. Contents and the
-// whole are checked while they are read; ErrDamaged with layer and path
+// whole are checked while they are read; image.ErrDamaged with layer and path
 // comes in place of io.EOF. A layer that an older coble unpacked is packed
-// anew, and refused with ErrDamaged if that is not the same. ErrNotFound if
+// anew, and refused with image.ErrDamaged if that is not the same. image.ErrNotFound if
 // there is no such layer. The layer stays until the stream is closed.
 func (r *Repo) OpenLayer(chain digest.Digest) (io.ReadCloser, error) {
 	rc, _, err := r.openLayer(layerPrefix + chain.String())
@@ -140,7 +141,7 @@ func (r *Repo) openLayer(node string) (rc io.ReadCloser, size int64, err error) 
 	var l layerNode
 	err = r.view(func(g graph.Graph) error {
 		if !g.Has(node) {
-			return fmt.Errorf("open layer: %w: no layer %s", ErrNotFound, strings.TrimPrefix(node, layerPrefix))
+			return fmt.Errorf("open layer: %w: no layer %s", image.ErrNotFound, strings.TrimPrefix(node, layerPrefix))
 		}
 		return load(g, node, &l)
 	})
@@ -148,7 +149,7 @@ func (r *Repo) openLayer(node string) (rc io.ReadCloser, size int64, err error) 
 		return nil, 0, err
 	}
 	if bad := r.damage(pins); bad != "" {
-		return nil, 0, fmt.Errorf("%w: %s", ErrDamaged, bad)
+		return nil, 0, fmt.Errorf("%w: %s", image.ErrDamaged, bad)
 	}
 	s := &layerStream{name: fmt.Sprintf("layer %.19s", strings.TrimPrefix(node, layerPrefix)), done: func() error { return r.unpin(pins) }}
 	if size, err = s.open(r, l); err != nil {
@@ -248,7 +249,7 @@ func (s *layerStream) explain(err error) error {
 	var bad *record.DamageError
 	switch {
 	case errors.As(err, &bad), errors.Is(err, record.ErrBroken), errors.Is(err, blob.ErrDigest), errors.Is(err, blob.ErrSize), errors.Is(err, unix.EIO):
-		return fmt.Errorf("%w: %s: %w; load or pull the image again", ErrDamaged, s.name, err)
+		return fmt.Errorf("%w: %s: %w; load or pull the image again", image.ErrDamaged, s.name, err)
 	case errors.Is(err, errNoRecord), errors.Is(err, record.ErrInexact), errors.Is(err, errInPlace):
 		return fmt.Errorf("%s can't be given out as it came: %w", s.name, err)
 	}

@@ -68,7 +68,7 @@ func TestOpenLayer(t *testing.T) {
 			r, _ = w.open(t) // the sweep leaves what the store names
 			all()
 			_, err := r.OpenLayer(digest.FromString("none"))
-			require.ErrorIs(t, err, ErrNotFound)
+			require.ErrorIs(t, err, image.ErrNotFound)
 			_, err = r.Remove("a:1", false)
 			require.NoError(t, err)
 			empty(t, r)
@@ -106,7 +106,7 @@ func TestOpenLayerFindsDamage(t *testing.T) {
 	defer root.Close()
 	require.NoError(t, os.WriteFile(filepath.Join(root.Name(), "bin", "sh"), []byte("Shell"), 0o755))
 	_, err = readLayer(r, chain)
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, image.ErrDamaged)
 	require.ErrorContains(t, err, chain.String()[:19])
 	require.ErrorContains(t, err, "file bin/sh: its content has changed")
 
@@ -115,10 +115,10 @@ func TestOpenLayerFindsDamage(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(r.recordPath(l.Folder), raw, 0o600))
 	_, err = readLayer(r, chain)
-	require.ErrorIs(t, err, ErrDamaged, "the record of another layer")
+	require.ErrorIs(t, err, image.ErrDamaged, "the record of another layer")
 	require.NoError(t, os.WriteFile(r.recordPath(l.Folder), raw[:len(raw)/2], 0o600))
 	_, err = readLayer(r, chain)
-	require.ErrorIs(t, err, ErrDamaged, "half a record")
+	require.ErrorIs(t, err, image.ErrDamaged, "half a record")
 }
 
 // A layer that came before there were records goes out if packing gives the

@@ -17,8 +17,9 @@
 // the stream that it came from (package record), so that it goes out again
 // byte for byte.
 //
-// The repository never mounts, runs nothing, and talks to no network but
-// through the sessions of package registry that Pull and Push are handed.
+// The repository never mounts, runs nothing, and talks to no network: what
+// comes from registries and goes there is package distribution's, whose Store
+// it is.
 package repo
 
 import (
@@ -36,17 +37,16 @@ import (
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/blobinfo"
+	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/download"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
 )
 
-// Errors.
+// Errors, beside image.ErrNotFound and image.ErrDamaged.
 var (
-	ErrNotFound  = errors.New("no such image")
 	ErrAmbiguous = errors.New("more than one image has this prefix")
 	ErrInUse     = errors.New("image is in use")
-	ErrDamaged   = errors.New("image is damaged")
 	ErrNoLayer   = errors.New("no such writable layer")
 	ErrExists    = errors.New("writable layer exists")
 )
@@ -69,8 +69,8 @@ type Repo struct {
 	reason    string // why drv
 	downloads *download.Folder
 	blobs     blobinfo.Book
-	small     int64      // see smallMember
-	packing   sync.Mutex // held while layers are packed to learn their digests
+	exchange  *distribution.Local
+	small     int64 // see smallMember
 
 	// mu is held for writing while layers or tops appear or vanish, so that
 	// disk and store agree for whoever holds it.
@@ -116,6 +116,7 @@ func Open(o Options) (_ *Repo, err error) {
 	if r.downloads, err = download.Open(filepath.Join(o.Root, "partial")); err != nil {
 		return nil, err
 	}
+	r.exchange = distribution.New(r, r.blobs, r.downloads)
 	if _, err := r.downloads.Sweep(leftAge); err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func TestGet(t *testing.T) {
 		"busybox@" + id.String(): "No such image: busybox@" + id.String(),
 	} {
 		_, err := r.Get(name)
-		require.ErrorIs(t, err, ErrNotFound, name)
+		require.ErrorIs(t, err, image.ErrNotFound, name)
 		require.EqualError(t, err, msg)
 	}
 }
@@ -85,7 +85,7 @@ func TestTag(t *testing.T) {
 	img, err = r.Get(a.String())
 	require.NoError(t, err)
 	require.Equal(t, []string{"a:1"}, img.RepoTags)
-	require.ErrorIs(t, r.Tag("none", "x"), ErrNotFound)
+	require.ErrorIs(t, r.Tag("none", "x"), image.ErrNotFound)
 	require.ErrorIs(t, r.Tag("a:1", "Bad"), image.ErrInvalid)
 	require.ErrorIs(t, r.Tag("a:1", "x@"+a.String()), image.ErrInvalid)
 
@@ -107,7 +107,7 @@ func TestRemove(t *testing.T) {
 		image.ChainIDs([]digest.Digest{digest.FromBytes(b.layers[0]), digest.FromBytes(b.layers[1])})
 
 	_, err := r.Remove("none", true)
-	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, err, image.ErrNotFound)
 	_, err = r.Remove(aid.String(), false)
 	var used *InUseError
 	require.ErrorAs(t, err, &used)
@@ -132,7 +132,7 @@ func TestRemoveInUse(t *testing.T) {
 	id := loadMade(t, r, simple(t, "a", "a:1", "a:2"))
 	require.NoError(t, r.CreateLayer("c1", id, 0))
 	require.ErrorIs(t, r.CreateLayer("c1", id, 0), ErrExists)
-	require.ErrorIs(t, r.CreateLayer("c2", digest.FromString("none"), 0), ErrNotFound)
+	require.ErrorIs(t, r.CreateLayer("c2", digest.FromString("none"), 0), image.ErrNotFound)
 	_, err := r.Remove("a:2", false) // not the last name
 	require.NoError(t, err)
 	_, err = r.Remove("a:1", false)
@@ -230,7 +230,7 @@ func TestDamage(t *testing.T) {
 	require.Len(t, ps, 1)
 	require.Equal(t, "a:1", ps[0].Image)
 	require.Contains(t, ps[0].What, "load the image again")
-	require.ErrorIs(t, r.CreateLayer("c", a.id(t), 0), ErrDamaged)
+	require.ErrorIs(t, r.CreateLayer("c", a.id(t), 0), image.ErrDamaged)
 	require.Equal(t, []string{"f:"}, shown(t, r, b.id(t)))
 	loadMade(t, r, a)
 	ps, err = r.Problems()

@@ -41,7 +41,7 @@ type Save struct {
 
 // Save prepares an archive of images: by name, by id (which then has no
 // name in it) or by a repository's name without a tag, which means all tags
-// of it. ErrNotFound if there is no such image, image.ErrPlatform if one is for
+// of it. image.ErrNotFound if there is no such image, image.ErrPlatform if one is for
 // another platform than is wanted; the zero value is any. What it has found
 // stays until Close.
 func (r *Repo) Save(namesOrIDs []string, want image.Platform) (*Save, error) {
@@ -138,7 +138,7 @@ func describe(g graph.Graph, node string) (*saved, error) {
 	}
 	img, err := image.ParseConfig(n.Config)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, node, err)
+		return nil, fmt.Errorf("%w: %s: %w", image.ErrDamaged, node, err)
 	}
 	im := &saved{node: node, raw: n.Config, img: img, diffs: img.RootFS}
 	for _, c := range image.ChainIDs(img.RootFS) {

@@ -90,7 +90,7 @@ func TestSave(t *testing.T) {
 					require.Equal(t, m.id(t), img.ID)
 				}
 				_, err = other.Get("host:5/other/a:x")
-				require.ErrorIs(t, err, ErrNotFound, "a name that was not asked for")
+				require.ErrorIs(t, err, image.ErrNotFound, "a name that was not asked for")
 			}
 		})
 	}
@@ -114,7 +114,7 @@ func TestSaveNames(t *testing.T) {
 	}
 	for _, none := range []string{"some/a:3", "some", "none", "sha256:" + id.Encoded()[:3]} {
 		_, err := r.Save([]string{"some/a:1", none}, image.Platform{})
-		require.ErrorIs(t, err, ErrNotFound, none)
+		require.ErrorIs(t, err, image.ErrNotFound, none)
 	}
 	require.Empty(t, r.pins)
 }
@@ -132,7 +132,7 @@ func TestSaveDamaged(t *testing.T) {
 	require.NoError(t, err)
 	defer s.Close()
 	err = s.Write(ctx, io.Discard)
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, image.ErrDamaged)
 	require.ErrorContains(t, err, "bin/sh")
 	stopped, cancel := context.WithCancel(ctx)
 	cancel()

@@ -9,13 +9,14 @@ import (
 
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/image"
 )
 
 // Change is one path that a container has otherwise than its image.
 type Change = driver.Change
 
 // CreateLayer makes the writable layer key over an image, for at most limit
-// bytes, or 0. ErrExists if there is one, ErrDamaged if the image's layers are
+// bytes, or 0. ErrExists if there is one, image.ErrDamaged if the image's layers are
 // not whole, driver.ErrUnsupported if there can be no limit here.
 func (r *Repo) CreateLayer(key string, imageID digest.Digest, limit int64) error {
 	node := imagePrefix + imageID.String()
@@ -36,7 +37,7 @@ func (r *Repo) CreateLayer(key string, imageID digest.Digest, limit int64) error
 		return err
 	}
 	if bad := r.damage(layers); bad != "" {
-		return fmt.Errorf("%w: %s", ErrDamaged, bad)
+		return fmt.Errorf("%w: %s", image.ErrDamaged, bad)
 	}
 	r.pin(layers)
 	err = r.createTop(key, node, layers, ids, limit)

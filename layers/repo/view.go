@@ -31,7 +31,7 @@ type GraphView struct {
 
 // Graph shows the graph around what is named, or all of it if about is
 // empty. about is a container's name or path, an image's name, the id of
-// either or its beginning, or a node's own name. ErrNotFound if it is none.
+// either or its beginning, or a node's own name. image.ErrNotFound if it is none.
 func (r *Repo) Graph(about string) (GraphView, error) {
 	var v GraphView
 	err := r.view(func(g graph.Graph) error {
@@ -78,7 +78,7 @@ func findAny(g graph.Graph, about string) (string, error) {
 			return found[0], nil
 		}
 	}
-	return "", fmt.Errorf("graph: %w, container or layer: %s", ErrNotFound, about)
+	return "", fmt.Errorf("graph: %w, container or layer: %s", image.ErrNotFound, about)
 }
 
 // around lists what leads to a node and what it leads to, sorted.

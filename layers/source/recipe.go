@@ -3,6 +3,7 @@ package source
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"runtime"
 	"slices"
@@ -33,6 +34,26 @@ type Layer struct {
 	Size   int64         // of the blob; -1 if not announced
 	Format packed.Format // "" for an archive
 }
+
+// Plain opens the plain tar stream of the layer, whose blob is r, as
+// blob.OpenLayer does. What r reads from, below, is closed with the stream, or
+// at once if that can't be opened.
+func (l Layer) Plain(r io.Reader, below io.Closer, diffID digest.Digest) (io.ReadCloser, error) {
+	plain, err := blob.OpenLayer(r, l.Digest, l.Size, diffID)
+	if err != nil {
+		return nil, errors.Join(err, below.Close())
+	}
+	return &owner{plain, below}, nil
+}
+
+// owner is a stream with what it reads from.
+type owner struct {
+	io.ReadCloser
+	below io.Closer
+}
+
+// Close implements io.Closer.
+func (o *owner) Close() error { return errors.Join(o.ReadCloser.Close(), o.below.Close()) }
 
 // Recipes reads what images a source has for this machine, or, with a
 // platform, those for that alone: image.ErrPlatform if there are none.

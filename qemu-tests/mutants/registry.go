@@ -9,7 +9,7 @@ func registries() []mutant {
 		return mutant{"registry server: " + name, "layers/registry/server/" + file, old, new, "./layers/registry/server", run}
 	}
 	pull := func(name, file, old, new, run string) mutant {
-		return mutant{"pull: " + name, "layers/repo/" + file, old, new, "./layers/repo", run}
+		return mutant{"pull: " + name, "layers/" + file, old, new, "./layers/repo", run}
 	}
 	return []mutant{
 		client("TLS is not left by a redirection", "transport.go", `if req.URL.Scheme != "https" && !e.insecure {`, "if false {", "TestRedirectionsKeepTLS"),
@@ -21,16 +21,16 @@ func registries() []mutant {
 		client("a token that never serves is no loop", "session.go", "renewed = true", "renewed = false", "TestTokensThatNeverServe"),
 		client("certificates are checked", "transport.go", "InsecureSkipVerify: c.insecure(host)}", "InsecureSkipVerify: true}", "TestRedirectionsKeepTLS"),
 		client("a blob is no longer than it should be", "blob.go", "room := b.d.Size + 1 - b.at", "room := b.d.Size + 2 - b.at", "TestBlobIsBounded"),
-		pull("foreign layers are refused", "pull.go", `case strings.Contains(t, "foreign") || strings.Contains(t, "nondistributable"):`, "case false:", "TestPullRefusesManifests"),
-		pull("a manifest is the one that was asked for", "../registry/manifest.go", `if strings.HasPrefix(want, "sha256:") && m.Digest.String() != want {`, "if false {", "TestPullRefuses"),
+		pull("foreign layers are refused", "distribution/pull.go", `case strings.Contains(t, "foreign") || strings.Contains(t, "nondistributable"):`, "case false:", "TestPullRefusesManifests"),
+		pull("a manifest is the one that was asked for", "registry/manifest.go", `if strings.HasPrefix(want, "sha256:") && m.Digest.String() != want {`, "if false {", "TestPullRefuses"),
 		{"download: a blob without an end ends", "layers/download/download.go", "if f.have+int64(len(p)) > f.desc.Size {", "if false {", "./layers/download", "TestBounded"},
-		pull("a broken connection costs no byte twice", "../registry/blob.go", `h.Set("Range", "bytes="+strconv.FormatInt(b.at, 10)+"-")`, "_ = strconv.FormatInt", "TestPullGoesOnByRange"),
-		pull("another process goes on where one stopped", "../download/download.go", "f.resumed = st.Size()", "err = file.Truncate(0)", "TestPullGoesOnAfterARestart"),
-		pull("what is left is not believed", "pull.go", "!full && f.Resumed() == 0 {", "!full {", "TestPullDistrustsWhatIsLeft"),
-		pull("finished layers are kept", "layer.go", "return keep(g, j.lease, node)", "return nil", "TestLeaseKeepsFinishedLayers"),
-		pull("a blob is fetched once for all", "../download/download.go", "f.desc.Size == d.Size && !f.drop && !f.Failed() {", "false {", "TestPullsShareTheWork"),
-		pull("an image that cannot fit is refused", "pull.go", "if err := p.r.room(total); err != nil {", "if err := error(nil); err != nil {", "TestPullRefusesManifests"),
-		pull("what is finished is published though the rest fails", "pull.go", "err = errors.Join(err, b.publish()) // also if the rest failed", "if err == nil {\n\t\t\terr = b.publish()\n\t\t}", "TestLeaseKeepsFinishedLayers"),
+		pull("a broken connection costs no byte twice", "registry/blob.go", `h.Set("Range", "bytes="+strconv.FormatInt(b.at, 10)+"-")`, "_ = strconv.FormatInt", "TestPullGoesOnByRange"),
+		pull("another process goes on where one stopped", "download/download.go", "f.resumed = st.Size()", "err = file.Truncate(0)", "TestPullGoesOnAfterARestart"),
+		pull("what is left is not believed", "distribution/pull.go", "!full && f.Resumed() == 0 {", "!full {", "TestPullDistrustsWhatIsLeft"),
+		pull("finished layers are kept", "repo/layer.go", "return keep(g, j.lease, node)", "return nil", "TestLeaseKeepsFinishedLayers"),
+		pull("a blob is fetched once for all", "download/download.go", "f.desc.Size == d.Size && !f.drop && !f.Failed() {", "false {", "TestPullsShareTheWork"),
+		pull("an image that cannot fit is refused", "distribution/pull.go", "if err := a.Room(total); err != nil {", "if err := error(nil); err != nil {", "TestPullRefusesManifests"),
+		pull("what is finished is published though the rest fails", "distribution/pull.go", "err = errors.Join(err, a.Publish(0)) // also if the rest failed", "if err == nil {\n\t\t\terr = a.Publish(0)\n\t\t}", "TestLeaseKeepsFinishedLayers"),
 		server("content is checked", "uploads.go", "if got != d {", "if false {", "TestRefusals"),
 		server("chunks follow one another", "uploads.go", "if from != u.size {", "if false {", "TestChunks"),
 		server("an upload is its repository's", "uploads.go", "if u != nil && u.name == name {", "if u != nil {", "TestChunks"),

@@ -69,7 +69,7 @@ func durable() []mutant {
 		killed("a layer is recorded once it is whole", "batch.go", "\tif err := b.r.publish(layers); err != nil {\n\t\treturn err\n\t}\n\told, err := b.r.recordLayers(jobs, nodes)\n", "\told, err := b.r.recordLayers(jobs, nodes)\n\tif err == nil {\n\t\terr = b.r.publish(layers)\n\t}\n"),
 		{"repo: layers of what was cut short go", "layers/repo/repo.go", "_, err = r.collect()\n", "", "./layers/repo", "TestLayersWithoutImage"},
 		killed("an image comes with its name", "load.go", "\treturn r.update(func(g graph.Graph) error { return putImage(g, rc, nodes) })", "\tbare := rc\n\tbare.names = nil\n\tif err := r.update(func(g graph.Graph) error { return putImage(g, bare, nodes) }); err != nil {\n\t\treturn err\n\t}\n\treturn r.update(func(g graph.Graph) error { return putImage(g, rc, nodes) })"),
-		killed("a lease goes with its image's coming", "pull.go", "if err := endLease(g, lease); err != nil {", "if err := error(nil); err != nil {"),
+		killed("a lease goes with its image's coming", "exchange.go", "if err := endLease(g, lease); err != nil {", "if err := error(nil); err != nil {"),
 		{"layers: a layer is synced before it gets its name", "layers/blob/file.go", "if err := unix.Syncfs(int(d.Fd())); err != nil {", "if err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfFirstUnpack"},
 		{"power: a layer's content is synced", "layers/blob/file.go", "if err := unix.Syncfs(int(d.Fd())); err != nil {", "if err := error(nil); err != nil {", "./qemu-tests/power", "TestCutsOfALife/ext4"},
 		{"power: the names of layers' records are synced", "layers/repo/stage.go", "return blob.SyncDir(r.meta())", "return nil", "./qemu-tests/power", "TestCutsOfALife/ext4"},

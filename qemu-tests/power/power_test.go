@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/qemu-tests/box"
 	"github.com/coble-os/coble/qemu-tests/cut"
@@ -130,7 +131,7 @@ func checkDisk(t *testing.T, disk, what string, want map[string][]byte, acknowle
 	require.NoError(t, err, what)
 	require.Empty(t, problems, what)
 	if _, err := r.Get("box"); err != nil {
-		require.ErrorIs(t, err, repo.ErrNotFound, what)
+		require.ErrorIs(t, err, image.ErrNotFound, what)
 		require.False(t, acknowledged, "%s: the image is gone", what)
 		_, err := r.LoadPath(t.Context(), mnt+"/box.tar", "box", func(repo.Progress) {})
 		require.NoError(t, err, "%s: load again", what)

@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
@@ -135,7 +135,7 @@ func (l *lines) write(p progressLine) {
 	flush(l.w)
 }
 
-func (l *lines) event(ev repo.Event) {
+func (l *lines) event(ev distribution.Event) {
 	p := progressLine{Status: ev.Status, ID: ev.ID}
 	if ev.ID != "" {
 		p.Detail = &progressDetail{ev.Current, ev.Total}

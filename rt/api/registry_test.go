@@ -8,8 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
 )
 
@@ -49,8 +49,8 @@ func TestLines(t *testing.T) {
 	bad := errors.New("broke")
 	require.Equal(t, bad, l.end(bad))
 	require.Empty(t, w.Body.String())
-	l.event(repo.Event{ID: "abc", Status: "Downloading", Current: 1, Total: 2})
-	l.event(repo.Event{Status: "Digest: x"})
+	l.event(distribution.Event{ID: "abc", Status: "Downloading", Current: 1, Total: 2})
+	l.event(distribution.Event{Status: "Digest: x"})
 	require.NoError(t, l.end(bad))
 	require.Equal(t, `{"status":"Downloading","progressDetail":{"current":1,"total":2},"id":"abc"}
 {"status":"Digest: x"}

@@ -60,7 +60,7 @@ func (im *Store) repairFrom(ctx context.Context, o *repo.CheckOptions, in FsckIn
 		if !neighbour {
 			host = ""
 		}
-		o.Origin = im.RemoteOrigin(host, func(ctx context.Context, at registry.Repository) (*registry.Session, error) {
+		o.Origin = im.Distribution().Remote(host, func(ctx context.Context, at registry.Repository) (*registry.Session, error) {
 			return im.registry.Open(ctx, at, in.Creds[at.Host], false)
 		})
 		return io.NopCloser(nil), nil

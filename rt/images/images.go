@@ -127,7 +127,7 @@ func (im *Store) removeImage(_ *job.Job, in RemoveImageIn) ([]repo.Removed, erro
 // removeUnused removes an image with its names, unless somebody has begun to use it or removed it: then gone is empty.
 func (im *Store) removeUnused(id image.ID) (gone []repo.Removed, err error) {
 	gone, err = im.Remove(id.String(), true)
-	if errors.Is(err, repo.ErrInUse) || errors.Is(err, repo.ErrNotFound) {
+	if errors.Is(err, repo.ErrInUse) || errors.Is(err, image.ErrNotFound) {
 		return nil, nil
 	}
 	im.removalEvents(id, gone)

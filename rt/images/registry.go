@@ -9,9 +9,9 @@ import (
 	"github.com/moby/moby/api/types/events"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/layers/source"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
@@ -24,7 +24,7 @@ type PullIn struct {
 	All      bool   // every tag; Ref has none
 	Platform string // os/architecture[/variant]; empty: this machine's
 	Creds    registry.Credentials
-	Tell     func(repo.Event) // may be nil
+	Tell     func(distribution.Event) // may be nil
 }
 
 func (im *Store) pull(j *job.Job, in PullIn) (any, error) {
@@ -32,9 +32,9 @@ func (im *Store) pull(j *job.Job, in PullIn) (any, error) {
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
 	}
-	o := repo.PullOptions{Name: n, Platform: source.Here(), Asked: in.Platform != "", Tell: in.Tell}
+	o := distribution.PullOptions{Name: n, Platform: source.Here(), Asked: in.Platform != "", Tell: in.Tell}
 	if o.Tell == nil {
-		o.Tell = func(repo.Event) {}
+		o.Tell = func(distribution.Event) {}
 	}
 	if o.Asked {
 		if o.Platform, err = image.ParsePlatform(in.Platform, o.Platform); err != nil {
@@ -65,8 +65,8 @@ func (im *Store) pull(j *job.Job, in PullIn) (any, error) {
 	return nil, nil
 }
 
-func (im *Store) pullOne(j *job.Job, s *registry.Session, o repo.PullOptions) error {
-	done, err := im.Pull(j.Context(), s, o)
+func (im *Store) pullOne(j *job.Job, s *registry.Session, o distribution.PullOptions) error {
+	done, err := im.Distribution().Pull(j.Context(), s, o)
 	if err != nil {
 		return registryError(err, "pull", o.Name)
 	}
@@ -76,8 +76,8 @@ func (im *Store) pullOne(j *job.Job, s *registry.Session, o repo.PullOptions) er
 	if done.Changed {
 		status = "Downloaded newer image for "
 	}
-	o.Tell(repo.Event{Status: "Digest: " + done.Digest.String()})
-	o.Tell(repo.Event{Status: "Status: " + status + o.Name.Familiar()})
+	o.Tell(distribution.Event{Status: "Digest: " + done.Digest.String()})
+	o.Tell(distribution.Event{Status: "Status: " + status + o.Name.Familiar()})
 	im.imageEvent(events.ActionPull, o.Name.Familiar(), o.Name.Familiar())
 	return nil
 }
@@ -102,7 +102,7 @@ func CheckPlatform(img image.Image, in request.Create) error {
 func registryError(err error, verb string, n image.Name) error {
 	name := n.Familiar()
 	switch {
-	case errors.Is(err, repo.ErrNotFound):
+	case errors.Is(err, image.ErrNotFound):
 		return Error(err)
 	case errors.Is(err, registry.ErrNotFound) && verb == "pull":
 		return fault.New(fault.NotFound, "manifest for %s not found: %w", name, err)
@@ -125,8 +125,8 @@ type PushIn struct {
 	Repo  string // without a tag
 	Tag   string // empty: every tag that is here
 	Creds registry.Credentials
-	Tell  func(repo.Event) // may be nil
-	Sent  func(PushOut)    // hears of each image; may be nil
+	Tell  func(distribution.Event) // may be nil
+	Sent  func(PushOut)            // hears of each image; may be nil
 }
 
 // PushOut is one image that was sent.
@@ -147,21 +147,21 @@ func (im *Store) push(j *job.Job, in PushIn) (any, error) {
 	}
 	tell := in.Tell
 	if tell == nil {
-		tell = func(repo.Event) {}
+		tell = func(distribution.Event) {}
 	}
 	at := registry.Split(n.Repo)
-	tell(repo.Event{Status: "The push refers to repository [" + n.Repo + "]"})
+	tell(distribution.Event{Status: "The push refers to repository [" + n.Repo + "]"})
 	s, err := im.registry.Open(j.Context(), at, in.Creds, true)
 	if err != nil {
 		return nil, registryError(err, "push", n)
 	}
 	for _, t := range tags {
 		n.Tag = t
-		done, err := im.Push(j.Context(), s, n, tell)
+		done, err := im.Distribution().Push(j.Context(), s, n, tell)
 		if err != nil {
 			return nil, registryError(err, "push", n)
 		}
-		tell(repo.Event{Status: fmt.Sprintf("%s: digest: %s size: %d", t, done.Digest, done.Size)})
+		tell(distribution.Event{Status: fmt.Sprintf("%s: digest: %s size: %d", t, done.Digest, done.Size)})
 		if in.Sent != nil {
 			in.Sent(PushOut{Tag: t, Digest: done.Digest.String(), Size: done.Size})
 		}

@@ -119,7 +119,7 @@ func (im *Store) openRegistry() (*server.Store, error) {
 	if im.pushed != nil {
 		return im.pushed, nil
 	}
-	s, err := server.Open(server.Options{Root: filepath.Join(im.o.Root, "registry"), DB: im.o.DB, Images: im.Offer(), Log: im.o.Log})
+	s, err := server.Open(server.Options{Root: filepath.Join(im.o.Root, "registry"), DB: im.o.DB, Images: im.Distribution().Offer(), Log: im.o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}

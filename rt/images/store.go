@@ -102,7 +102,7 @@ func (im *Store) graph(_ *job.Job, about string) (repo.GraphView, error) {
 
 // Error gives an error about an image in its kind.
 func Error(err error) error {
-	if errors.Is(err, repo.ErrNotFound) {
+	if errors.Is(err, image.ErrNotFound) {
 		return fault.As(fault.NotFound, err)
 	}
 	return fault.As(fault.Invalid, err)
@@ -111,9 +111,9 @@ func Error(err error) error {
 // ArchiveError gives errors about what came in their kind; what the disk says is the machine's.
 func ArchiveError(err error) error {
 	switch {
-	case errors.Is(err, repo.ErrNotFound):
+	case errors.Is(err, image.ErrNotFound):
 		return fault.As(fault.NotFound, err)
-	case errors.Is(err, blob.ErrNoSpace), errors.Is(err, repo.ErrDamaged):
+	case errors.Is(err, blob.ErrNoSpace), errors.Is(err, image.ErrDamaged):
 		return err
 	case errors.Is(err, image.ErrInvalid), errors.Is(err, archive.ErrHostile), errors.Is(err, archive.ErrLimit), errors.Is(err, archive.ErrBroken),
 		errors.Is(err, blob.ErrTruncated), errors.Is(err, blob.ErrDigest):

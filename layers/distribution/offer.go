@@ -1,4 +1,4 @@
-package repo
+package distribution
 
 import (
 	"bytes"
@@ -15,15 +15,15 @@ import (
 	"github.com/coble-os/coble/layers/registry"
 )
 
-// Offer is the repository as a registry's server shows it (it is a
+// Offer is the store as a registry's server shows it (it is a
 // server.Images). Names of docker.io are shown by their path, so that the
 // server may be used as a mirror of it; others as host/path, with _ for the
 // colon of a port. Blobs are not kept: a layer is packed when somebody asks,
 // its digest and size are remembered.
-type Offer struct{ r *Repo }
+type Offer struct{ l *Local }
 
-// Offer shows the repository to a server.
-func (r *Repo) Offer() Offer { return Offer{r} }
+// Offer shows the store to a server.
+func (l *Local) Offer() Offer { return Offer{l} }
 
 // shownAs is the name of a normalised repository in the server.
 func shownAs(repo string) string {
@@ -36,7 +36,7 @@ func shownAs(repo string) string {
 
 // tagsOf lists the tags of each name that is shown.
 func (o Offer) tagsOf() (map[string][]string, error) {
-	images, err := o.r.List()
+	images, err := o.l.store.List()
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (o Offer) Tags(name string) ([]string, error) {
 
 // named gives the images that are shown by a name, with their tags.
 func (o Offer) named(name string) (map[string]image.Image, error) {
-	images, err := o.r.List()
+	images, err := o.l.store.List()
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (o Offer) manifest(ctx context.Context, img image.Image) (blobinfo.Manifest
 	if err != nil {
 		return blobinfo.Manifest{}, err
 	}
-	first, err := o.r.blobs.Manifest(img.ID)
+	first, err := o.l.blobs.Manifest(img.ID)
 	if err != nil {
 		return blobinfo.Manifest{}, err
 	}
@@ -126,19 +126,19 @@ func (o Offer) manifest(ctx context.Context, img image.Image) (blobinfo.Manifest
 }
 
 func (o Offer) packed(ctx context.Context, img image.Image) ([]blobinfo.Blob, error) {
-	o.r.packing.Lock() // one at a time: the second finds what the first has learned
-	defer o.r.packing.Unlock()
+	o.l.packing.Lock() // one at a time: the second finds what the first has learned
+	defer o.l.packing.Unlock()
 	var out []blobinfo.Blob
 	for i, chain := range image.ChainIDs(img.RootFS) {
-		p, ok, err := o.r.ownBlob(img.RootFS[i])
+		p, ok, err := o.l.ownBlob(img.RootFS[i])
 		if err != nil {
 			return nil, err
 		}
 		if !ok {
-			if p, err = o.r.Pack(ctxWriter{ctx, io.Discard}, chain); err != nil {
+			if p, err = o.l.pack(ctxWriter{ctx, io.Discard}, chain); err != nil {
 				return nil, err
 			}
-			if err = o.r.blobs.Learn(img.RootFS[i], p); err != nil {
+			if err = o.l.blobs.Learn(img.RootFS[i], p); err != nil {
 				return nil, err
 			}
 		}
@@ -147,9 +147,9 @@ func (o Offer) packed(ctx context.Context, img image.Image) ([]blobinfo.Blob, er
 	return out, nil
 }
 
-// ownBlob is what Pack makes of a layer, if that is known.
-func (r *Repo) ownBlob(diff digest.Digest) (blobinfo.Blob, bool, error) {
-	known, err := r.blobs.Blobs(diff)
+// ownBlob is what pack makes of a layer, if that is known.
+func (l *Local) ownBlob(diff digest.Digest) (blobinfo.Blob, bool, error) {
+	known, err := l.blobs.Blobs(diff)
 	for _, k := range known {
 		if k.Own {
 			return k, true, err
@@ -169,12 +169,12 @@ func (o Offer) Blob(ctx context.Context, name string, d digest.Digest) (io.ReadS
 			return inMemory{bytes.NewReader(img.RawConfig)}, true, nil
 		}
 		for i, chain := range image.ChainIDs(img.RootFS) {
-			p, ok, err := o.r.ownBlob(img.RootFS[i])
+			p, ok, err := o.l.ownBlob(img.RootFS[i])
 			if err != nil {
 				return nil, false, err
 			}
 			if ok && p.Digest == d {
-				return &repacked{r: o.r, ctx: ctx, chain: chain, size: p.Size}, true, nil
+				return &repacked{l: o.l, ctx: ctx, chain: chain, size: p.Size}, true, nil
 			}
 		}
 	}
@@ -201,7 +201,7 @@ func (c ctxWriter) Write(p []byte) (int, error) {
 // repacked is a layer's blob that is made while it is read. Seeking costs
 // nothing; reading on from another place packs again from the beginning.
 type repacked struct {
-	r      *Repo
+	l      *Local
 	ctx    context.Context
 	chain  digest.Digest
 	size   int64
@@ -254,7 +254,7 @@ func (p *repacked) begin() {
 	p.stream, p.pos, p.done = pr, 0, done
 	go func() {
 		defer close(done)
-		_, err := p.r.Pack(ctxWriter{p.ctx, pw}, p.chain)
+		_, err := p.l.pack(ctxWriter{p.ctx, pw}, p.chain)
 		pw.CloseWithError(err) // nil is the end
 	}()
 }

@@ -1,4 +1,4 @@
-package repo
+package distribution
 
 import (
 	"context"
@@ -6,19 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/blobinfo"
-	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/layers/source"
 )
 
 // parallelUploads bounds the processor time and memory of packing.
@@ -43,14 +39,14 @@ type Pushed struct {
 // otherwise one of Docker's schema 2 is made, the same bytes every time. What
 // was learned of the blobs, and the name with the digest, are recorded in one
 // transaction.
-func (r *Repo) Push(ctx context.Context, s *registry.Session, n image.Name, tell func(Event)) (Pushed, error) {
-	img, err := r.Get(n.String())
+func (l *Local) Push(ctx context.Context, s *registry.Session, n image.Name, tell func(Event)) (Pushed, error) {
+	img, err := l.store.Get(n.String())
 	if err != nil {
 		return Pushed{}, err
 	}
-	p := &push{r: r, s: s, name: n, img: img, chains: image.ChainIDs(img.RootFS), told: tell}
+	p := &push{l: l, s: s, name: n, img: img, chains: image.ChainIDs(img.RootFS), told: tell}
 	var out Pushed
-	err = r.withLayers(source.Recipe{Image: img}, func([]string) error {
+	err = l.store.Hold(img, func() error {
 		out, err = p.run(ctx)
 		return err
 	})
@@ -59,7 +55,7 @@ func (r *Repo) Push(ctx context.Context, s *registry.Session, n image.Name, tell
 
 // push is one push of one image.
 type push struct {
-	r      *Repo
+	l      *Local
 	s      *registry.Session
 	name   image.Name
 	img    image.Image
@@ -80,7 +76,7 @@ func (p *push) tell(i int, status string, current, total int64) {
 
 func (p *push) run(ctx context.Context) (Pushed, error) {
 	var err error
-	if p.first, err = p.r.blobs.Manifest(p.img.ID); err != nil {
+	if p.first, err = p.l.blobs.Manifest(p.img.ID); err != nil {
 		return Pushed{}, err
 	}
 	layers, err := p.layers(ctx)
@@ -170,7 +166,7 @@ func (p *push) layer(ctx context.Context, i int) (blobinfo.Blob, error) {
 // candidates are the blobs that a layer may be, those of the manifest that
 // the image came with first.
 func (p *push) candidates(i int) ([]blobinfo.Blob, error) {
-	known, err := p.r.blobs.Blobs(p.img.RootFS[i])
+	known, err := p.l.blobs.Blobs(p.img.RootFS[i])
 	if err != nil || p.first.Digest == "" {
 		return known, err
 	}
@@ -179,16 +175,15 @@ func (p *push) candidates(i int) ([]blobinfo.Blob, error) {
 		return known, err
 	}
 	want := m.Layers[i].Digest
-	slices.SortStableFunc(known, func(a, b blobinfo.Blob) int {
-		switch {
-		case a.Digest == want && b.Digest != want:
-			return -1
-		case a.Digest != want && b.Digest == want:
-			return 1
+	var out []blobinfo.Blob
+	for _, first := range []bool{true, false} {
+		for _, k := range known {
+			if (k.Digest == want) == first {
+				out = append(out, k)
+			}
 		}
-		return 0
-	})
-	return known, nil
+	}
+	return out, nil
 }
 
 // send packs and uploads a layer, from its beginning again if the registry or
@@ -198,14 +193,14 @@ func (p *push) send(ctx context.Context, i int) (blobinfo.Blob, error) {
 		var made blobinfo.Blob
 		err := p.s.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
 			var err error
-			made, err = p.r.Pack(&meter{w: w, p: p, i: i}, p.chains[i])
+			made, err = p.l.pack(&meter{w: w, p: p, i: i}, p.chains[i])
 			return made.Digest, err
 		})
 		if err == nil {
 			p.tell(i, "Pushed", 0, 0)
 			return made, nil
 		}
-		if try == uploadTries || !registry.Passing(err) || ctx.Err() != nil || errors.Is(err, ErrDamaged) {
+		if try == uploadTries || !registry.Passing(err) || ctx.Err() != nil || errors.Is(err, image.ErrDamaged) {
 			return made, err
 		}
 		p.tell(i, "Retrying", 0, 0)
@@ -276,27 +271,10 @@ func marshal(v any) ([]byte, error) { return json.MarshalIndent(v, "", "   ") }
 
 // record remembers what was pushed.
 func (p *push) record(m blobinfo.Manifest, layers []blobinfo.Blob) error {
-	node := imagePrefix + p.img.ID.String()
-	by := image.Name{Repo: p.name.Repo, Digest: m.Digest}
-	return p.r.o.DB.Update(func(tx *bbolt.Tx) error {
-		g, err := graph.Open(tx, graphName)
-		if err != nil {
-			return err
-		}
-		if g.Has(node) {
-			if err := setName(g, by, node); err != nil {
-				return err
-			}
-		}
-		for i, l := range layers {
-			l.Repo = p.name.Repo
-			if err := blobinfo.Learn(tx, p.img.RootFS[i], l); err != nil {
-				return err
-			}
-		}
-		if p.first.Digest == m.Digest {
-			return nil
-		}
-		return blobinfo.SetManifest(tx, p.img.ID, m)
-	})
+	sent := &Sent{Image: p.img, By: image.Name{Repo: p.name.Repo, Digest: m.Digest}, Manifest: m, Known: p.first.Digest == m.Digest}
+	for _, l := range layers {
+		l.Repo = p.name.Repo
+		sent.Blobs = append(sent.Blobs, l)
+	}
+	return p.l.store.RecordPush(sent)
 }

@@ -1,39 +1,40 @@
-package repo
+package distribution
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
 )
 
-// RemoteOrigin is an Origin that asks registries for the images that a layer
-// is a part of. open gives a session with the registry of a repository.
+// Remote asks registries for the images that a layer is a part of: it is a
+// repo.Origin. open gives a session with the registry of a repository.
 //
 // With a neighbour, a host and port, the images are asked for there, by the
 // names that an Offer has: what comes need not have come from there, since
 // the layer's digest decides. Else each name leads to its own registry, and
 // the manifest that it came with is asked for, if that is known.
-func (r *Repo) RemoteOrigin(neighbour string, open func(context.Context, registry.Repository) (*registry.Session, error)) Origin {
-	return &remoteOrigin{r, neighbour, open}
+func (l *Local) Remote(neighbour string, open func(context.Context, registry.Repository) (*registry.Session, error)) *Remote {
+	return &Remote{l, neighbour, open}
 }
 
-type remoteOrigin struct {
-	r         *Repo
+// Remote gives layers out of registries.
+type Remote struct {
+	l         *Local
 	neighbour string
 	open      func(context.Context, registry.Repository) (*registry.Session, error)
 }
 
-// Layer implements Origin.
-func (o *remoteOrigin) Layer(ctx context.Context, diffID digest.Digest, images []string) (io.ReadCloser, error) {
-	err := fmt.Errorf("%w: no image with a name has the layer", ErrNotFound)
+// Layer opens the plain tar stream of a layer by its diff id, which is checked
+// while it is read. images are names of images that have it; image.ErrNotFound
+// if none of them leads to it.
+func (o *Remote) Layer(ctx context.Context, diffID digest.Digest, images []string) (io.ReadCloser, error) {
+	err := fmt.Errorf("%w: no image with a name has the layer", image.ErrNotFound)
 	for _, name := range images {
 		n, perr := image.ParseName(name)
 		if perr != nil {
@@ -52,8 +53,8 @@ func (o *remoteOrigin) Layer(ctx context.Context, diffID digest.Digest, images [
 }
 
 // layerOf finds the layer in what a name means in its registry.
-func (o *remoteOrigin) layerOf(ctx context.Context, n image.Name, diffID digest.Digest) (io.ReadCloser, error) {
-	img, err := o.r.Get(n.String())
+func (o *Remote) layerOf(ctx context.Context, n image.Name, diffID digest.Digest) (io.ReadCloser, error) {
+	img, err := o.l.store.Get(n.String())
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func (o *remoteOrigin) layerOf(ctx context.Context, n image.Name, diffID digest.
 	if err != nil {
 		return nil, err
 	}
-	p := &pull{r: o.r, s: s, o: PullOptions{Name: n, Platform: image.Platform{OS: img.OS, Architecture: img.Architecture, Variant: img.Variant}}}
+	p := &pull{l: o.l, s: s, o: PullOptions{Name: n, Platform: image.Platform{OS: img.OS, Architecture: img.Architecture, Variant: img.Variant}}}
 	_, m, err := p.resolve(ctx)
 	if err != nil {
 		return nil, err
@@ -82,12 +83,8 @@ func (o *remoteOrigin) layerOf(ctx context.Context, n image.Name, diffID digest.
 	}
 	i := slices.Index(rc.Image.RootFS, diffID)
 	if i < 0 {
-		return nil, fmt.Errorf("%w: what the name means there now has no layer %.19s", ErrNotFound, diffID)
+		return nil, fmt.Errorf("%w: what the name means there now has no layer %.19s", image.ErrNotFound, diffID)
 	}
 	body := s.Blob(ctx, mf.Layers[i], 0)
-	plain, err := blob.OpenLayer(body, mf.Layers[i].Digest, mf.Layers[i].Size, diffID)
-	if err != nil {
-		return nil, errors.Join(err, body.Close())
-	}
-	return &both{plain, body}, nil
+	return rc.Layers[i].Plain(body, body, diffID)
 }

@@ -1,34 +1,24 @@
-package repo
+package distribution
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/blobinfo"
 	"github.com/coble-os/coble/layers/download"
-	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/source"
 )
-
-// Event is what a pull or push tells about one layer, in Docker's words.
-type Event struct {
-	ID             string // 12 hex digits of the layer's digest, or what else it is about
-	Status         string // Downloading
-	Current, Total int64  // bytes; both zero where there is nothing to count
-}
 
 // PullOptions of one image.
 type PullOptions struct {
@@ -50,7 +40,7 @@ type Pulled struct {
 // The lowest layer that is missing is unpacked while it downloads; two more
 // download meanwhile into files, since they stand on it and can't be unpacked
 // yet (see package download for when such bytes reach the storage). Finished layers
-// become durable together, or after ten seconds (see batch). Layers that are
+// become durable together, or after ten seconds (see settle). Layers that are
 // here are not asked for; one that another pull or load is making is waited
 // for. Layers that were finished stay when the rest fails, until the next
 // start of the engine at the earliest removes what no image got, and so do
@@ -60,8 +50,8 @@ type Pulled struct {
 //
 // However large the image, memory holds its manifests and configuration and a
 // few buffers for each of three downloads.
-func (r *Repo) Pull(ctx context.Context, s *registry.Session, o PullOptions) (Pulled, error) {
-	p := &pull{r: r, s: s, o: o}
+func (l *Local) Pull(ctx context.Context, s *registry.Session, o PullOptions) (Pulled, error) {
+	p := &pull{l: l, s: s, o: o}
 	top, m, err := p.resolve(ctx)
 	if err != nil {
 		return Pulled{}, err
@@ -70,45 +60,27 @@ func (r *Repo) Pull(ctx context.Context, s *registry.Session, o PullOptions) (Pu
 	if err != nil {
 		return Pulled{}, err
 	}
-	out := Pulled{ID: rc.Image.ID, Digest: top.Digest, Changed: !r.means(o.Name, rc.Image.ID)}
+	out := Pulled{ID: rc.Image.ID, Digest: top.Digest, Changed: !l.means(o.Name, rc.Image.ID)}
 	rc.Names = []image.Name{{Repo: o.Name.Repo, Digest: top.Digest}}
 	if o.Name.Digest == "" {
 		rc.Names = append(rc.Names, o.Name)
 	}
-	err = r.withLayers(rc, func(nodes []string) error {
-		err := p.layers(ctx, rc, mf, nodes)
-		if errors.Is(err, blob.ErrNoSpace) {
-			err = errors.Join(err, r.update(func(g graph.Graph) error { return endLease(g, leasePrefix+rc.Image.ID.String()) }))
-		}
-		if err != nil {
-			return err
-		}
-		return r.recordPulled(rc, nodes, m, mf)
-	}, leasePrefix+rc.Image.ID.String())
+	in := &Incoming{Recipe: rc, Manifest: blobinfo.Manifest(m)}
+	for _, d := range mf.Layers {
+		in.Blobs = append(in.Blobs, blobinfo.Blob{Digest: d.Digest, Size: d.Size, Type: d.MediaType, Repo: o.Name.Repo})
+	}
+	err = l.store.Receive(in, func(a Arrival) error { return p.layers(ctx, a, mf) })
 	return out, err
 }
 
-// withLayers keeps an image's layers, and more nodes, from being collected
-// meanwhile.
-func (r *Repo) withLayers(rc source.Recipe, do func(nodes []string) error, more ...string) (err error) {
-	var nodes []string
-	for _, c := range image.ChainIDs(rc.Image.RootFS) {
-		nodes = append(nodes, layerPrefix+c.String())
-	}
-	pins := slices.Concat(nodes, more)
-	r.pin(pins)
-	defer func() { err = errors.Join(err, r.unpin(pins)) }()
-	return do(nodes)
-}
-
-func (r *Repo) means(n image.Name, id digest.Digest) bool {
-	img, err := r.Get(n.String())
+func (l *Local) means(n image.Name, id digest.Digest) bool {
+	img, err := l.store.Get(n.String())
 	return err == nil && img.ID == id && img.Damage == ""
 }
 
 // pull is one pull of one image.
 type pull struct {
-	r  *Repo
+	l  *Local
 	s  *registry.Session
 	o  PullOptions
 	mu sync.Mutex // held while telling
@@ -186,7 +158,7 @@ func (p *pull) recipe(ctx context.Context, m registry.Manifest) (source.Recipe, 
 
 // config fetches a configuration, unless the image is here.
 func (p *pull) config(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	if img, err := p.r.Get(d.Digest.String()); err == nil {
+	if img, err := p.l.store.Get(d.Digest.String()); err == nil {
 		return img.RawConfig, nil
 	}
 	body := p.s.Blob(ctx, d, 0)
@@ -208,18 +180,18 @@ func checkLayerType(d ocispec.Descriptor) error {
 }
 
 // layers brings what is missing, the lowest first.
-func (p *pull) layers(ctx context.Context, rc source.Recipe, mf image.Manifest, nodes []string) error {
+func (p *pull) layers(ctx context.Context, a Arrival, mf image.Manifest) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	src := &remoteSource{p: p, ctx: ctx, blobs: make([]*download.Blob, len(nodes)), told: make([]chan struct{}, len(nodes))}
-	need, total := make([]bool, len(nodes)), int64(0)
-	for i, n := range nodes {
-		have, err := p.r.haveLayer(n)
+	src := &remoteSource{p: p, ctx: ctx, blobs: make([]*download.Blob, len(mf.Layers)), told: make([]chan struct{}, len(mf.Layers))}
+	need, total := make([]bool, len(mf.Layers)), int64(0)
+	for i := range mf.Layers {
+		have, err := a.Have(i)
 		if err != nil {
 			return err
 		}
 		if have {
-			if err := p.r.downloads.Forget(mf.Layers[i].Digest); err != nil {
+			if err := p.l.downloads.Forget(mf.Layers[i].Digest); err != nil {
 				return err
 			}
 		}
@@ -229,25 +201,24 @@ func (p *pull) layers(ctx context.Context, rc source.Recipe, mf image.Manifest, 
 		}
 	}
 	// What it unpacks to is hardly ever smaller.
-	if err := p.r.room(total); err != nil {
+	if err := a.Room(total); err != nil {
 		return err
 	}
 	err := src.begin(mf.Layers, need)
-	b := &batch{r: p.r}
-	settle := b.settle()
-	for i := range nodes {
+	settled := settle(a)
+	for i, d := range mf.Layers {
 		if err != nil {
 			break
 		}
-		if err = p.layer(ctx, b, src, rc, nodes[:i+1], mf.Layers[i]); err != nil {
-			err = fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), mf.Layers[i].Digest, err)
+		if err = p.layer(ctx, a, src, i, d); err != nil {
+			err = fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(mf.Layers), d.Digest, err)
 		}
 	}
-	err = errors.Join(err, settle())
+	err = errors.Join(err, settled())
 	if !errors.Is(err, blob.ErrNoSpace) {
-		err = errors.Join(err, b.publish()) // also if the rest failed
+		err = errors.Join(err, a.Publish(0)) // also if the rest failed
 	}
-	err = errors.Join(err, b.close())
+	err = errors.Join(err, a.Close())
 	stop()
 	return errors.Join(err, src.end(errors.Is(err, blob.ErrNoSpace)))
 }
@@ -258,7 +229,7 @@ const settleAge = 10 * time.Second
 
 // settle publishes what has waited for so long while the next layers are on
 // their way. The function that it returns ends that.
-func (b *batch) settle() (end func() error) {
+func settle(a Arrival) (end func() error) {
 	stop, done := make(chan struct{}), make(chan error)
 	go func() {
 		tick := time.NewTicker(settleAge / 10)
@@ -268,7 +239,7 @@ func (b *batch) settle() (end func() error) {
 			select {
 			case <-tick.C:
 				if err == nil {
-					err = b.publishAged(settleAge)
+					err = a.Publish(settleAge)
 				}
 			case <-stop:
 				done <- err
@@ -282,25 +253,21 @@ func (b *batch) settle() (end func() error) {
 // layer makes one layer present. One that is unpacked from what an earlier
 // process left is tried again from nothing: a power cut may have spoiled it.
 // So is one for which the disk was full until what no image has was removed.
-func (p *pull) layer(ctx context.Context, b *batch, src *remoteSource, rc source.Recipe, nodes []string, d ocispec.Descriptor) error {
-	i := len(nodes) - 1
-	job := layerJob{lease: leasePrefix + rc.Image.ID.String(), nodes: nodes, from: rc.Layers[i], diffID: rc.Image.RootFS[i], of: len(rc.Layers), progress: func(pr Progress) {
-		switch pr.Status {
-		case Present:
-			p.tell(d.Digest, "Already exists", 0, 0)
-		case Unpacking:
-			p.tell(d.Digest, "Extracting", pr.Current, pr.Total)
-		case Done:
+func (p *pull) layer(ctx context.Context, a Arrival, src *remoteSource, i int, d ocispec.Descriptor) error {
+	tell := Making{
+		Present:   func() { p.tell(d.Digest, "Already exists", 0, 0) },
+		Unpacking: func(current, total int64) { p.tell(d.Digest, "Extracting", current, total) },
+		Done: func() {
 			if told := src.told[i]; told != nil {
 				<-told // the download has ended, so this comes
 			}
 			p.tell(d.Digest, "Pull complete", 0, 0)
-		}
-	}}
+		},
+	}
 	src.at = i
-	job.made = func() error { return src.spend(i) }
-	made, err := b.ensure(ctx, src, job)
-	if err == nil && !made {
+	made := func() error { return src.spend(i) }
+	missing, err := a.Layer(ctx, i, src, tell, made)
+	if err == nil && !missing {
 		return src.spend(i)
 	}
 	if err == nil {
@@ -315,12 +282,12 @@ func (p *pull) layer(ctx context.Context, b *batch, src *remoteSource, rc source
 		return errors.Join(err, rerr)
 	}
 	if full && !p.freed {
-		p.freed = p.r.freed()
+		p.freed = a.FreeUp()
 	}
 	if full && !p.freed || !full && f.Resumed() == 0 {
 		return err
 	}
-	_, err = b.ensure(ctx, src, job)
+	_, err = a.Layer(ctx, i, src, tell, made)
 	return err
 }
 
@@ -349,7 +316,7 @@ func (s *remoteSource) begin(list []ocispec.Descriptor, need []bool) error {
 }
 
 func (s *remoteSource) fetch(i int) error {
-	f, err := s.p.r.downloads.Get(s.ctx, s.all[i], s.p.s.Blob)
+	f, err := s.p.l.downloads.Get(s.ctx, s.all[i], s.p.s.Blob)
 	if err != nil {
 		return err
 	}
@@ -423,34 +390,4 @@ func (p *pull) follow(ctx context.Context, f *download.Blob) {
 			return
 		}
 	}
-}
-
-// recordPulled writes all that a pull brought, in one transaction.
-func (r *Repo) recordPulled(rc source.Recipe, nodes []string, m registry.Manifest, mf image.Manifest) error {
-	node, lease := imagePrefix+rc.Image.ID.String(), leasePrefix+rc.Image.ID.String()
-	leased := false
-	if err := r.view(func(g graph.Graph) error { leased = g.Has(lease); return nil }); err != nil {
-		return err
-	}
-	if old, err := r.blobs.Manifest(rc.Image.ID); err == nil && old.Digest == m.Digest && !leased && r.recorded(rc, node) {
-		return nil // flash wears out
-	}
-	return r.o.DB.Update(func(tx *bbolt.Tx) error {
-		g, err := graph.Open(tx, graphName)
-		if err != nil {
-			return err
-		}
-		if err := putImage(g, rc, nodes); err != nil {
-			return err
-		}
-		if err := endLease(g, lease); err != nil {
-			return err
-		}
-		for i, l := range mf.Layers {
-			if err := blobinfo.Learn(tx, rc.Image.RootFS[i], blobinfo.Blob{Digest: l.Digest, Size: l.Size, Type: l.MediaType, Repo: rc.Names[0].Repo}); err != nil {
-				return err
-			}
-		}
-		return blobinfo.SetManifest(tx, rc.Image.ID, blobinfo.Manifest{Type: m.Type, Digest: m.Digest, Raw: m.Raw})
-	})
 }

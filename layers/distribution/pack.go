@@ -1,4 +1,4 @@
-package repo
+package distribution
 
 import (
 	"crypto/sha256"
@@ -20,14 +20,14 @@ const (
 	packPiece = 64 << 10
 )
 
-// typePacked is the media type of what Pack writes.
+// typePacked is the media type of what pack writes.
 const typePacked = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
-// Pack writes a layer as a gzip blob to w, the same bytes every time: the
+// pack writes a layer as a gzip blob to w, the same bytes every time: the
 // header has no name and no time (RFC 1952, 2.3). The layer is the one with
 // that chain id; its contents are checked while they are read.
-func (r *Repo) Pack(w io.Writer, chain digest.Digest) (p blobinfo.Blob, err error) {
-	plain, err := r.OpenLayer(chain)
+func (l *Local) pack(w io.Writer, chain digest.Digest) (p blobinfo.Blob, err error) {
+	plain, err := l.store.OpenLayer(chain)
 	if err != nil {
 		return p, err
 	}
