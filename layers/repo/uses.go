@@ -6,10 +6,8 @@ import (
 
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/retention"
 )
-
-// useEvery is how often at most an image's use is written down.
-const useEvery = 24 * time.Hour
 
 // Use notes that an image was used now: by a container, a load or a pull. It
 // is written down once a day at most, since flash wears out; until the
@@ -20,7 +18,7 @@ func (r *Repo) Use(id image.ID, now time.Time) error {
 	r.mu.Lock()
 	r.used[node] = now
 	r.mu.Unlock()
-	fresh := func(n imageNode) bool { return now.Sub(n.lastUse()).Abs() < useEvery }
+	fresh := func(n imageNode) bool { return now.Sub(n.lastUse()).Abs() < retention.UseEvery }
 	var n imageNode
 	err := r.view(func(g graph.Graph) error {
 		if !g.Has(node) {
@@ -54,7 +52,7 @@ func (n imageNode) lastUse() time.Time {
 
 // Holdings lists what images take, and the size in bytes of each layer that
 // they have. One that a writable layer stands on is kept.
-func (r *Repo) Holdings() (all []Holding, sizes map[string]int64, err error) {
+func (r *Repo) Holdings() (all []retention.Holding, sizes map[string]int64, err error) {
 	err = r.view(func(g graph.Graph) error {
 		all, sizes = nil, map[string]int64{}
 		for _, node := range g.Names(imagePrefix) {
@@ -62,7 +60,7 @@ func (r *Repo) Holdings() (all []Holding, sizes map[string]int64, err error) {
 			if err := load(g, node, &n); err != nil {
 				return err
 			}
-			h := Holding{ID: image.ID(strings.TrimPrefix(node, imagePrefix)), Used: n.lastUse(), Kept: len(g.Referrers(node, kindFrom)) > 0}
+			h := retention.Holding{ID: image.ID(strings.TrimPrefix(node, imagePrefix)), Used: n.lastUse(), Kept: len(g.Referrers(node, kindFrom)) > 0}
 			r.mu.Lock()
 			if t, ok := r.used[node]; ok {
 				h.Used = t
@@ -88,10 +86,4 @@ func (r *Repo) Holdings() (all []Holding, sizes map[string]int64, err error) {
 		return nil
 	})
 	return all, sizes, err
-}
-
-// StaleUse tells whether a time of use says nothing, because the clock was not
-// set then or ran ahead, though it is set now.
-func (h Holding) StaleUse(now time.Time) bool {
-	return !now.Before(clockSet) && !known(h.Used, now)
 }

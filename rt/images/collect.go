@@ -11,13 +11,13 @@ import (
 
 	"github.com/coble-os/coble/configs"
 	"github.com/coble-os/coble/layers/image"
-	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/layers/retention"
 	"github.com/coble-os/coble/rt/job"
 )
 
 // keepRules are what the TOML file says about images that nobody uses.
 type keepRules struct {
-	limits repo.Limits
+	limits retention.Limits
 	names  []string // of images that stay
 }
 
@@ -27,7 +27,7 @@ func rulesOf(c configs.Config, problems []configs.Problem) keepRules {
 	if len(problems) > 0 {
 		return keepRules{}
 	}
-	r := keepRules{limits: repo.Limits{Max: int64(c.Storage.ImagesMax), Unused: time.Duration(c.Storage.ImagesUnused)}}
+	r := keepRules{limits: retention.Limits{Max: int64(c.Storage.ImagesMax), Unused: time.Duration(c.Storage.ImagesUnused)}}
 	r.names = slices.AppendSeq(r.names, maps.Keys(c.Image))
 	for _, ct := range c.Container {
 		r.names = append(r.names, ct.Image)
@@ -80,7 +80,7 @@ func (im *Store) collectDaily() {
 // CollectSoon begins the job collect, if there are limits; nobody waits for it.
 func (im *Store) CollectSoon() {
 	rules := im.keepRules()
-	if rules.limits == (repo.Limits{}) {
+	if rules.limits == (retention.Limits{}) {
 		return
 	}
 	go func() {
@@ -115,7 +115,7 @@ func (im *Store) collect(j *job.Job, _ struct{}) (any, error) {
 			im.Used(all[i].ID.String()) // its age counts from now on
 		}
 	}
-	excess, over := repo.Exceeding(rules.limits, at, all, sizes)
+	excess, over := retention.Exceeding(rules.limits, at, all, sizes)
 	var gone []string
 	for _, x := range excess {
 		if err := j.Context().Err(); err != nil {
@@ -139,7 +139,7 @@ func (im *Store) collect(j *job.Job, _ struct{}) (any, error) {
 }
 
 // dropImage removes one image with its names, unless somebody has begun to use it.
-func (im *Store) dropImage(x repo.Excess) (bool, error) {
+func (im *Store) dropImage(x retention.Excess) (bool, error) {
 	gone, err := im.removeUnused(x.ID)
 	if err != nil {
 		return false, fmt.Errorf("remove image %s: %w", imageTitle(x.Holding), err)
@@ -151,7 +151,7 @@ func (im *Store) dropImage(x repo.Excess) (bool, error) {
 	return true, nil
 }
 
-func imageTitle(h repo.Holding) string {
+func imageTitle(h retention.Holding) string {
 	if len(h.Names) > 0 {
 		return h.Names[0]
 	}

@@ -1,4 +1,7 @@
-package repo
+// Package retention decides which images go so that limits of size and age
+// hold. It is pure: what images take, when they were used and what the time is
+// are its caller's to say, and so is the removal.
+package retention
 
 import (
 	"slices"
@@ -38,6 +41,10 @@ const (
 	TooMuch Why = "images take too much room"
 )
 
+// UseEvery is how often at most an image's use is written down: a time of use
+// may be wrong by that.
+const UseEvery = 24 * time.Hour
+
 // settle is how long an image stays after its last use in any case: whoever
 // pulled it is about to make a container from it.
 const settle = 10 * time.Minute
@@ -48,10 +55,16 @@ var clockSet = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // known tells whether a time of use can be compared with now.
 func known(used, now time.Time) bool {
-	return !now.Before(clockSet) && !used.Before(clockSet) && !used.After(now.Add(useEvery))
+	return !now.Before(clockSet) && !used.Before(clockSet) && !used.After(now.Add(UseEvery))
 }
 
-// Exceeding is pure: which images have to go so that the limits hold, the
+// StaleUse tells whether a time of use says nothing, because the clock was not
+// set then or ran ahead, though it is set now.
+func (h Holding) StaleUse(now time.Time) bool {
+	return !now.Before(clockSet) && !known(h.Used, now)
+}
+
+// Exceeding tells which images have to go so that the limits hold, the
 // longest unused first. sizes are the bytes of each layer. An image whose
 // removal would free nothing, since its layers are those of images that stay,
 // goes by age alone. over is by how many bytes the limit does not hold even
