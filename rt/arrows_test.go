@@ -50,6 +50,7 @@ func TestArrows(t *testing.T) {
 		{"./layers/blobinfo", []string{"layers"}, "what registries know is digests: it needs nothing else of coble"},
 		{"./layers/distribution", []string{"layers/repo", "layers/graph", "layers/record", "layers/driver/overlay", "layers/driver/btrfs", "layers/driver/devmapper", "layers/driver/vfs"}, "of what keeps images, it knows the interface"},
 		{"./layers/retention", []string{"layers/archive", "layers/blob", "layers/distribution", "layers/driver", "layers/graph", "layers/registry", "layers/repo", "layers/source"}, "which images go is decided on plain data"},
+		{"./layers/export", []string{"layers/repo", "layers/distribution", "layers/driver", "layers/graph", "layers/record", "layers/registry"}, "what is written is handed in"},
 		{"./layers/layout", []string{"layers/repo", "layers/distribution", "layers/graph", "layers/registry"}, "packing needs no repository"},
 		{"./netcfg/...", []string{"layers", "sandbox", "rt", "init", "configs", "cmd"}, "networks are desired state, set by whoever computes it"},
 		{"./sandbox/...", []string{"layers", "netcfg", "rt", "init", "configs", "cmd"}, "others can use the sandbox without the rest of coble"},

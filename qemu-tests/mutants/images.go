@@ -36,7 +36,7 @@ func images() []mutant {
 		{"engine: a repair is asked for by who is logged in", "rt/images/fsck.go", "in.Creds[at.Host]", "registry.Credentials{}", "./rt/daemon", "TestRepairWithCredentials"},
 		{"repo: an archive without the platform is refused", "layers/source/recipe.go", "\tif err == nil && len(rs) == 0 {\n\t\terr = fmt", "\tif false {\n\t\terr = fmt", "./layers/repo", "TestLoadFor"},
 		{"repo: only what is for the platform is taken", "layers/source/recipe.go", "return !want.Is(rc.Image)", "return want == image.Platform{}", "./layers/repo", "TestLoadFor"},
-		{"repo: an image for another platform is not saved", "layers/repo/save.go", "&& !s.want.Is(im.img) {", "&& false {", "./layers/repo", "TestSaveForPlatform"},
+		{"repo: an image for another platform is not saved", "layers/repo/save.go", "&& !s.want.Is(im.Image) {", "&& false {", "./layers/repo", "TestSaveForPlatform"},
 		{"registry: what is no success is not imported", "layers/registry/get.go", "resp.StatusCode != http.StatusOK {", "resp.StatusCode == 0 {", "./layers/registry", "TestGet"},
 		{"registry: from TLS to plain HTTP is no way, also for an import", "layers/registry/get.go", "insecure: u.Scheme == \"http\"", "insecure: true", "./layers/registry", "TestGet"},
 		{"repo: a store that is repaired from is not written", "layers/repo/factory.go", "ReadOnly: true, ", "", "./layers/repo", "TestRepairFromStore"},
