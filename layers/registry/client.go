@@ -2,8 +2,8 @@
 // Docker's registry API, version 2, as a client: manifests, blobs, tags,
 // uploads, and the index's search (version 1).
 //
-// It moves bytes and keeps none of them: what a blob unpacks to, which layers
-// are wanted and what is recorded are package repo's. A blob is a reader that
+// It moves bytes and keeps none of them: what is wanted is package
+// distribution's, and what is kept package repo's. A blob is a reader that
 // asks for the rest by byte range when its connection breaks; an upload takes
 // a stream of unknown length. Nothing is held in memory but manifests, of at
 // most image.MaxJSON bytes.

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/packed"
 	"github.com/coble-os/coble/layers/image"
@@ -53,7 +54,7 @@ func (r *Repo) adopt(ctx context.Context, s source.Source, j layerJob, id string
 var errInPlace = errors.New("it is used in place, from a file that is its owner's")
 
 // checkPlace says what is wrong with a packed layer's file, "" if nothing is.
-func (r *Repo) checkPlace(ctx context.Context, l layerNode, quick bool) (string, error) {
+func (r *Repo) checkPlace(ctx context.Context, l catalog.Layer, quick bool) (string, error) {
 	if !r.drv.Has(l.Folder) {
 		return fmt.Sprintf("its file %s is gone or has changed: put it back", l.Place), nil
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/source"
 )
 
@@ -143,11 +144,11 @@ func (b *batch) publishAged(age time.Duration) error {
 	}
 	var layers []*staged
 	var jobs []layerJob
-	var nodes []layerNode
+	var nodes []catalog.Layer
 	for _, p := range b.pending {
 		layers, jobs = append(layers, p.layer), append(jobs, p.job)
 		st := p.layer.stats
-		nodes = append(nodes, layerNode{Driver: b.r.drv.Name(), Folder: p.layer.id, DiffID: p.job.diffID, Size: st.Bytes, Files: st.Files, Entries: st.Entries})
+		nodes = append(nodes, catalog.Layer{Driver: b.r.drv.Name(), Folder: p.layer.id, DiffID: p.job.diffID, Size: st.Bytes, Files: st.Files, Entries: st.Entries})
 	}
 	if err := b.r.publish(layers); err != nil {
 		return err

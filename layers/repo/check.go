@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/record"
 )
@@ -74,7 +75,9 @@ func (r *Repo) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
 	return found, errors.Join(err, r.unpin(nodes))
 }
 
-func chainOf(node string) digest.Digest { return digest.Digest(strings.TrimPrefix(node, layerPrefix)) }
+func chainOf(node string) digest.Digest {
+	return digest.Digest(strings.TrimPrefix(node, catalog.LayerPrefix))
+}
 
 // checkStore looks for edges that lead to nothing, and at bbolt's own pages.
 func (r *Repo) checkStore() (found []Finding, err error) {
@@ -82,7 +85,7 @@ func (r *Repo) checkStore() (found []Finding, err error) {
 		for bad := range tx.Check() {
 			found = append(found, Finding{What: "store: " + bad.Error()})
 		}
-		g, err := graph.Open(tx, graphName)
+		g, err := catalog.Open(tx)
 		if err != nil {
 			return err
 		}
@@ -98,20 +101,20 @@ func (r *Repo) checkStore() (found []Finding, err error) {
 // mended over a whole one.
 func (r *Repo) layersToCheck(img string) (nodes []string, err error) {
 	err = r.view(func(g graph.Graph) error {
-		tops := g.Names(layerPrefix)
+		tops := g.Names(catalog.LayerPrefix)
 		if img != "" {
-			node, _, err := find(g, img)
+			node, _, err := catalog.Find(g, img)
 			if err != nil {
 				return err
 			}
 			tops = nil
-			if top := target(g, node, kindTop); top != "" {
+			if top := catalog.Target(g, node, catalog.KindTop); top != "" {
 				tops = []string{top}
 			}
 		}
 		seen := map[string]bool{}
 		for _, top := range tops {
-			layers, err := stack(g, top)
+			layers, err := catalog.Stack(g, top)
 			if err != nil {
 				return err
 			}
@@ -184,10 +187,10 @@ func (r *Repo) imagesOf(node string) (names []string, err error) {
 		for len(todo) > 0 {
 			n := todo[0]
 			todo = todo[1:]
-			for _, e := range g.Referrers(n, kindParent) {
+			for _, e := range g.Referrers(n, catalog.KindParent) {
 				todo = append(todo, e.From)
 			}
-			for _, e := range g.Referrers(n, kindTop) {
+			for _, e := range g.Referrers(n, catalog.KindTop) {
 				names = append(names, callNames(g, e.From)...)
 			}
 		}
@@ -200,8 +203,8 @@ func (r *Repo) imagesOf(node string) (names []string, err error) {
 // callNames are an image's tags, else its digests in registries, else its id.
 func callNames(g graph.Graph, img string) (names []string) {
 	var digests []string
-	for _, e := range g.Referrers(img, kindNames) {
-		if n := familiar(e.From); strings.Contains(n, "@") {
+	for _, e := range g.Referrers(img, catalog.KindNames) {
+		if n := catalog.Familiar(e.From); strings.Contains(n, "@") {
 			digests = append(digests, n)
 		} else {
 			names = append(names, n)
@@ -213,14 +216,14 @@ func callNames(g graph.Graph, img string) (names []string) {
 	case len(digests) > 0:
 		return digests
 	}
-	return []string{strings.TrimPrefix(img, imagePrefix)}
+	return []string{strings.TrimPrefix(img, catalog.ImagePrefix)}
 }
 
 // checkLayer finds what is wrong with one layer, one finding a path.
 func (r *Repo) checkLayer(ctx context.Context, node string, o CheckOptions) ([]Finding, error) {
 	whole := func(format string, args ...any) []Finding { return []Finding{{What: fmt.Sprintf(format, args...)}} }
-	var l layerNode
-	if err := r.view(func(g graph.Graph) error { return load(g, node, &l) }); err != nil {
+	var l catalog.Layer
+	if err := r.view(func(g graph.Graph) error { return catalog.Load(g, node, &l) }); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
@@ -278,13 +281,13 @@ func (r *Repo) comparison(node string, damaged map[string]bool) (compare compari
 	alone := func(ctx context.Context, root *os.File, entries func(func(*tar.Header) error) error, fn func(archive.Difference) error) error {
 		return archive.Compare(ctx, root, marks, entries, fn)
 	}
-	var below layerNode
+	var below catalog.Layer
 	parent := ""
 	err = r.view(func(g graph.Graph) error {
-		if parent = target(g, node, kindParent); parent == "" {
+		if parent = catalog.Target(g, node, catalog.KindParent); parent == "" {
 			return nil
 		}
-		return load(g, parent, &below)
+		return catalog.Load(g, parent, &below)
 	})
 	if marks == archive.OverlayMarks || damaged[parent] || err != nil {
 		return alone, func() {}, err

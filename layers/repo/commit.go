@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/source"
@@ -66,16 +67,16 @@ func (r *Repo) Import(ctx context.Context, src io.Reader, n NewImage) (image.ID,
 func (r *Repo) stackBelow(key string) (nodes []string, diffs []digest.Digest, err error) {
 	err = r.view(func(g graph.Graph) error {
 		nodes, diffs = nil, nil
-		over := target(g, topPrefix+key, kindOver)
+		over := catalog.Target(g, catalog.TopPrefix+key, catalog.KindOver)
 		if over == "" {
 			return nil
 		}
-		if nodes, err = stack(g, over); err != nil {
+		if nodes, err = catalog.Stack(g, over); err != nil {
 			return err
 		}
 		for i := len(nodes) - 1; i >= 0; i-- {
-			var l layerNode
-			if err := load(g, nodes[i], &l); err != nil {
+			var l catalog.Layer
+			if err := catalog.Load(g, nodes[i], &l); err != nil {
 				return err
 			}
 			diffs = append(diffs, l.DiffID)

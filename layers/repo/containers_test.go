@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 )
@@ -19,9 +20,9 @@ func TestContainersInTheGraph(t *testing.T) {
 	const key = "0123456789abcdef"
 	require.NoError(t, r.CreateLayer(key, id, 0))
 	do := func(fn func(tx *bbolt.Tx) error) error { return r.o.DB.Update(fn) }
-	require.NoError(t, do(func(tx *bbolt.Tx) error { return Containers{}.Add(tx, key, "web") }))
-	err := do(func(tx *bbolt.Tx) error { return Containers{}.Add(tx, "fedc", "web") })
-	require.Equal(t, &NameTakenError{"web", key}, err)
+	require.NoError(t, do(func(tx *bbolt.Tx) error { return catalog.Containers{}.Add(tx, key, "web") }))
+	err := do(func(tx *bbolt.Tx) error { return catalog.Containers{}.Add(tx, "fedc", "web") })
+	require.Equal(t, &catalog.NameTakenError{Name: "web", Holder: key}, err)
 	require.NoError(t, r.view(func(g graph.Graph) error { require.False(t, g.Has("container:fedc")); return nil }))
 	require.ErrorIs(t, r.RemoveLayer(key), graph.ErrReferenced, "a container's layer stays as long as the container")
 
@@ -38,22 +39,22 @@ func TestContainersInTheGraph(t *testing.T) {
 	// The lowest layer is shared: both images and the container use it.
 	v, err := r.Graph(m.chains(t)[0].Encoded()[:12])
 	require.NoError(t, err)
-	require.Equal(t, layerPrefix+m.chains(t)[0].String(), v.About)
+	require.Equal(t, catalog.LayerPrefix+m.chains(t)[0].String(), v.About)
 	require.Len(t, v.Nodes, 10)
 	v, err = r.Graph("a:1")
 	require.NoError(t, err)
-	require.Equal(t, imagePrefix+id.String(), v.About)
+	require.Equal(t, catalog.ImagePrefix+id.String(), v.About)
 	all, err := r.Graph("")
 	require.NoError(t, err)
 	require.Len(t, all.Nodes, 10)
 	_, err = r.Graph("none")
 	require.ErrorIs(t, err, image.ErrNotFound)
 
-	require.NoError(t, do(func(tx *bbolt.Tx) error { return Containers{}.Rename(tx, "web", "www") }))
+	require.NoError(t, do(func(tx *bbolt.Tx) error { return catalog.Containers{}.Rename(tx, "web", "www") }))
 	_, err = r.Graph("web")
 	require.ErrorIs(t, err, image.ErrNotFound)
-	require.NoError(t, do(func(tx *bbolt.Tx) error { return Containers{}.Remove(tx, key) }))
-	require.NoError(t, do(func(tx *bbolt.Tx) error { return Containers{}.Remove(tx, key) }), "one that is gone is no error")
+	require.NoError(t, do(func(tx *bbolt.Tx) error { return catalog.Containers{}.Remove(tx, key) }))
+	require.NoError(t, do(func(tx *bbolt.Tx) error { return catalog.Containers{}.Remove(tx, key) }), "one that is gone is no error")
 	require.NoError(t, r.RemoveLayer(key))
 	for _, n := range []string{"a:1", "b:1"} {
 		_, err := r.Remove(n, false)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/btrfs"
 	"github.com/coble-os/coble/layers/driver/devmapper"
@@ -91,12 +92,12 @@ func (r *Repo) chooseDriver() error {
 func (r *Repo) priorDriver() (string, error) {
 	prior := ""
 	err := r.view(func(g graph.Graph) error {
-		nodes := g.Names(layerPrefix)
+		nodes := g.Names(catalog.LayerPrefix)
 		if len(nodes) == 0 {
 			return nil
 		}
-		var l layerNode
-		err := load(g, nodes[0], &l)
+		var l catalog.Layer
+		err := catalog.Load(g, nodes[0], &l)
 		prior = l.Driver
 		return err
 	})

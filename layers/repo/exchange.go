@@ -3,13 +3,17 @@ package repo
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/blobinfo"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -19,14 +23,22 @@ import (
 // Distribution is the repository's exchange with registries.
 func (r *Repo) Distribution() *distribution.Local { return r.exchange }
 
+// shelf is the repository as a distribution.Store.
+type shelf struct{ r *Repo }
+
+func (s *shelf) Get(nameOrID string) (image.Image, error)             { return s.r.Get(nameOrID) }
+func (s *shelf) List() ([]image.Image, error)                         { return s.r.List() }
+func (s *shelf) OpenLayer(chain digest.Digest) (io.ReadCloser, error) { return s.r.OpenLayer(chain) }
+
 // Hold implements distribution.Store.
-func (r *Repo) Hold(img image.Image, do func() error) error {
-	return r.withLayers(source.Recipe{Image: img}, func([]string) error { return do() })
+func (s *shelf) Hold(img image.Image, do func() error) error {
+	return s.r.withLayers(source.Recipe{Image: img}, func([]string) error { return do() })
 }
 
 // Receive implements distribution.Store. Until the image is recorded, a lease
 // keeps the layers that are finished.
-func (r *Repo) Receive(in *distribution.Incoming, bring func(distribution.Arrival) error) error {
+func (s *shelf) Receive(in *distribution.Incoming, bring func(distribution.Arrival) error) error {
+	r := s.r
 	lease := leasePrefix + in.Recipe.Image.ID.String()
 	return r.withLayers(in.Recipe, func(nodes []string) error {
 		err := bring(&arrival{r, &batch{r: r}, &in.Recipe, nodes, lease})
@@ -45,7 +57,7 @@ func (r *Repo) Receive(in *distribution.Incoming, bring func(distribution.Arriva
 func (r *Repo) withLayers(rc source.Recipe, do func(nodes []string) error, more ...string) (err error) {
 	var nodes []string
 	for _, c := range image.ChainIDs(rc.Image.RootFS) {
-		nodes = append(nodes, layerPrefix+c.String())
+		nodes = append(nodes, catalog.LayerPrefix+c.String())
 	}
 	pins := slices.Concat(nodes, more)
 	r.pin(pins)
@@ -88,7 +100,7 @@ func (a *arrival) Layer(ctx context.Context, layer int, from source.Source, tell
 // recordPulled writes all that a pull brought, in one transaction.
 func (r *Repo) recordPulled(in *distribution.Incoming, nodes []string) error {
 	rc := in.Recipe
-	node, lease := imagePrefix+rc.Image.ID.String(), leasePrefix+rc.Image.ID.String()
+	node, lease := catalog.ImagePrefix+rc.Image.ID.String(), leasePrefix+rc.Image.ID.String()
 	leased := false
 	if err := r.view(func(g graph.Graph) error { leased = g.Has(lease); return nil }); err != nil {
 		return err
@@ -97,7 +109,7 @@ func (r *Repo) recordPulled(in *distribution.Incoming, nodes []string) error {
 		return nil // flash wears out
 	}
 	return r.o.DB.Update(func(tx *bbolt.Tx) error {
-		g, err := graph.Open(tx, graphName)
+		g, err := catalog.Open(tx)
 		if err != nil {
 			return err
 		}
@@ -117,15 +129,15 @@ func (r *Repo) recordPulled(in *distribution.Incoming, nodes []string) error {
 }
 
 // RecordPush implements distribution.Store.
-func (r *Repo) RecordPush(p *distribution.Sent) error {
-	node := imagePrefix + p.Image.ID.String()
-	return r.o.DB.Update(func(tx *bbolt.Tx) error {
-		g, err := graph.Open(tx, graphName)
+func (s *shelf) RecordPush(p *distribution.Sent) error {
+	node := catalog.ImagePrefix + p.Image.ID.String()
+	return s.r.o.DB.Update(func(tx *bbolt.Tx) error {
+		g, err := catalog.Open(tx)
 		if err != nil {
 			return err
 		}
 		if g.Has(node) {
-			if err := setName(g, p.By, node); err != nil {
+			if err := catalog.SetName(g, p.By, node); err != nil {
 				return err
 			}
 		}

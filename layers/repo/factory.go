@@ -15,8 +15,8 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
-	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 )
 
@@ -28,7 +28,7 @@ const storeFile = "coble.db"
 // trusted either: layers are checked as they are read.
 type storeOrigin struct {
 	path, temp string
-	layers     map[digest.Digest]layerNode // by diff id
+	layers     map[digest.Digest]catalog.Layer // by diff id
 }
 
 // openStore makes an origin of a store's folder. The database is closed
@@ -50,15 +50,15 @@ func (r *Repo) openStore(path string) (_ Origin, err error) {
 		return nil, err
 	}
 	defer db.Close()
-	o := &storeOrigin{path, r.temp(), map[digest.Digest]layerNode{}}
+	o := &storeOrigin{path, r.temp(), map[digest.Digest]catalog.Layer{}}
 	return o, db.View(func(tx *bbolt.Tx) error {
-		g, err := graph.Open(tx, graphName)
+		g, err := catalog.Open(tx)
 		if err != nil {
 			return err
 		}
-		for _, n := range g.Names(layerPrefix) {
-			var l layerNode
-			if err := load(g, n, &l); err != nil {
+		for _, n := range g.Names(catalog.LayerPrefix) {
+			var l catalog.Layer
+			if err := catalog.Load(g, n, &l); err != nil {
 				return err
 			}
 			if _, known := o.layers[l.DiffID]; !known && l.Place == "" {
@@ -70,7 +70,7 @@ func (r *Repo) openStore(path string) (_ Origin, err error) {
 }
 
 // tree is where a layer's files lie.
-func (o *storeOrigin) tree(l layerNode) (string, error) {
+func (o *storeOrigin) tree(l catalog.Layer) (string, error) {
 	if err := driver.CheckID(l.Folder); err != nil {
 		return "", err
 	}

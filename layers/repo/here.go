@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/record"
@@ -60,7 +61,7 @@ func (r *Repo) hereByName(s source.Source, want image.Platform) (map[string]here
 	err = r.view(func(g graph.Graph) error {
 		for _, rc := range rs {
 			for i, c := range image.ChainIDs(rc.Image.RootFS) {
-				node := layerPrefix + c.String()
+				node := catalog.LayerPrefix + c.String()
 				if ok, err := r.givesOut(g, node); err != nil || !ok {
 					if err != nil {
 						return err
@@ -78,15 +79,15 @@ func (r *Repo) hereByName(s source.Source, want image.Platform) (map[string]here
 func (r *Repo) hereByDigest() (map[digest.Digest]hereLayer, error) {
 	out := map[digest.Digest]hereLayer{}
 	err := r.view(func(g graph.Graph) error {
-		for _, node := range g.Names(layerPrefix) {
+		for _, node := range g.Names(catalog.LayerPrefix) {
 			if ok, err := r.givesOut(g, node); err != nil || !ok {
 				if err != nil {
 					return err
 				}
 				continue
 			}
-			var l layerNode
-			if err := load(g, node, &l); err != nil {
+			var l catalog.Layer
+			if err := catalog.Load(g, node, &l); err != nil {
 				return err
 			}
 			out[l.DiffID] = hereLayer{node, l.DiffID}
@@ -115,8 +116,8 @@ func (r *Repo) givesOut(g graph.Graph, node string) (bool, error) {
 	if !g.Has(node) || r.damage([]string{node}) != "" {
 		return false, nil
 	}
-	var l layerNode
-	if err := load(g, node, &l); err != nil {
+	var l catalog.Layer
+	if err := catalog.Load(g, node, &l); err != nil {
 		return false, err
 	}
 	if l.Place != "" || !r.drv.Has(l.Folder) {

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/source"
 )
@@ -220,7 +221,7 @@ func (in *intake) trim(rs []source.Recipe) error {
 	need := map[*source.Member]bool{}
 	for _, rc := range rs {
 		for i, c := range image.ChainIDs(rc.Image.RootFS) {
-			node := layerPrefix + c.String()
+			node := catalog.LayerPrefix + c.String()
 			in.pin(node)
 			have, err := in.r.haveLayer(node)
 			if err != nil {

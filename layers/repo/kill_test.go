@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -470,7 +471,7 @@ func (k *killing) held(t *testing.T, r *Repo) world {
 		}
 		require.NoError(t, json.Unmarshal(img.RawConfig, &c))
 		label := c.Config.Labels["l"]
-		k.ids[label], byID[imagePrefix+img.ID.String()] = img.ID.String(), label
+		k.ids[label], byID[catalog.ImagePrefix+img.ID.String()] = img.ID.String(), label
 		for _, n := range img.RepoTags {
 			w.names[n] = label
 		}
@@ -479,8 +480,8 @@ func (k *killing) held(t *testing.T, r *Repo) world {
 		}
 	}
 	require.NoError(t, r.view(func(g graph.Graph) error {
-		for _, n := range g.Names(topPrefix) {
-			w.tops[strings.TrimPrefix(n, topPrefix)] = byID[target(g, n, kindFrom)]
+		for _, n := range g.Names(catalog.TopPrefix) {
+			w.tops[strings.TrimPrefix(n, catalog.TopPrefix)] = byID[catalog.Target(g, n, catalog.KindFrom)]
 		}
 		return nil
 	}))
@@ -534,15 +535,15 @@ func agree(t *testing.T, r *Repo) {
 	t.Helper()
 	var wantLayers, wantTops []string
 	require.NoError(t, r.view(func(g graph.Graph) error {
-		for _, n := range g.Names(layerPrefix) {
-			var l layerNode
-			require.NoError(t, load(g, n, &l))
+		for _, n := range g.Names(catalog.LayerPrefix) {
+			var l catalog.Layer
+			require.NoError(t, catalog.Load(g, n, &l))
 			require.NotEmpty(t, g.Referrers(n, ""), "a layer that nobody needs")
 			wantLayers = append(wantLayers, l.Folder)
 		}
-		for _, n := range g.Names(topPrefix) {
-			var top topNode
-			require.NoError(t, load(g, n, &top))
+		for _, n := range g.Names(catalog.TopPrefix) {
+			var top catalog.Top
+			require.NoError(t, catalog.Load(g, n, &top))
 			wantTops = append(wantTops, top.Folder)
 		}
 		return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/source"
 )
@@ -71,8 +72,8 @@ func (r *Repo) haveLayer(node string) (bool, error) {
 		if !g.Has(node) {
 			return nil
 		}
-		var l layerNode
-		if err := load(g, node, &l); err != nil {
+		var l catalog.Layer
+		if err := catalog.Load(g, node, &l); err != nil {
 			return err
 		}
 		have = r.drv.Has(l.Folder)
@@ -87,9 +88,9 @@ func (r *Repo) makeLayer(ctx context.Context, s source.Source, j layerJob) error
 	var ids []string
 	if below := j.below(); below != "" {
 		err := r.view(func(g graph.Graph) error {
-			layers, err := stack(g, below)
+			layers, err := catalog.Stack(g, below)
 			if err == nil {
-				ids, err = folders(g, layers)
+				ids, err = catalog.Folders(g, layers)
 			}
 			return err
 		})
@@ -97,7 +98,7 @@ func (r *Repo) makeLayer(ctx context.Context, s source.Source, j layerJob) error
 			return err
 		}
 	}
-	l := layerNode{Driver: r.drv.Name(), Folder: r.folder(), DiffID: j.diffID}
+	l := catalog.Layer{Driver: r.drv.Name(), Folder: r.folder(), DiffID: j.diffID}
 	var err error
 	if j.from.Format != "" {
 		l.Place, l.Size, err = r.adopt(ctx, s, j, l.Folder)
@@ -109,7 +110,7 @@ func (r *Repo) makeLayer(ctx context.Context, s source.Source, j layerJob) error
 	if err != nil {
 		return err
 	}
-	old, err := r.recordLayers([]layerJob{j}, []layerNode{l})
+	old, err := r.recordLayers([]layerJob{j}, []catalog.Layer{l})
 	if err != nil {
 		return errors.Join(err, r.drop(l.Folder))
 	}
@@ -118,12 +119,12 @@ func (r *Repo) makeLayer(ctx context.Context, s source.Source, j layerJob) error
 
 // recordLayers writes the nodes of layers, in order from the lowest, in one
 // transaction, and gives the folders that those had before that were damaged.
-func (r *Repo) recordLayers(jobs []layerJob, layers []layerNode) (old []string, err error) {
+func (r *Repo) recordLayers(jobs []layerJob, layers []catalog.Layer) (old []string, err error) {
 	err = r.update(func(g graph.Graph) error {
 		old = nil
 		for i, j := range jobs {
-			var before layerNode
-			if g.Has(j.node()) && load(g, j.node(), &before) == nil {
+			var before catalog.Layer
+			if g.Has(j.node()) && catalog.Load(g, j.node(), &before) == nil {
 				old = append(old, before.Folder)
 			}
 			if err := recordLayer(g, j, layers[i]); err != nil {
@@ -152,13 +153,13 @@ func (r *Repo) dropAll(ids []string) (err error) {
 	return err
 }
 
-func recordLayer(g graph.Graph, j layerJob, l layerNode) error {
+func recordLayer(g graph.Graph, j layerJob, l catalog.Layer) error {
 	node := j.node()
-	if err := store(g, node, l); err != nil {
+	if err := catalog.Store(g, node, l); err != nil {
 		return err
 	}
 	if below := j.below(); below != "" {
-		if err := g.LinkAcyclic(graph.Edge{From: node, Kind: kindParent, To: below}); err != nil {
+		if err := g.LinkAcyclic(graph.Edge{From: node, Kind: catalog.KindParent, To: below}); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 )
 
@@ -29,7 +30,7 @@ type leaseNode struct{ Since time.Time }
 
 // keep moves a lease to a layer, which stands on those it had before.
 func keep(g graph.Graph, lease, layer string) error {
-	if err := store(g, lease, leaseNode{Since: time.Now().UTC()}); err != nil {
+	if err := catalog.Store(g, lease, leaseNode{Since: time.Now().UTC()}); err != nil {
 		return err
 	}
 	for _, e := range g.Edges(lease, kindKeeps) {
@@ -55,7 +56,7 @@ func (r *Repo) dropLeases(age time.Duration) error {
 	err := r.view(func(g graph.Graph) error {
 		for _, n := range g.Names(leasePrefix) {
 			var l leaseNode
-			if err := load(g, n, &l); err != nil {
+			if err := catalog.Load(g, n, &l); err != nil {
 				return fmt.Errorf("lease of %s: %w", strings.TrimPrefix(n, leasePrefix), err)
 			}
 			if time.Since(l.Since) >= age && r.pins[n] == 0 {

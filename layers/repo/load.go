@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/source"
@@ -142,7 +143,7 @@ func (r *Repo) loadPacked(ctx context.Context, f *os.File, o loading) ([]Loaded,
 func (r *Repo) haveAll(rs []source.Recipe) bool {
 	for _, rc := range rs {
 		for _, chain := range image.ChainIDs(rc.Image.RootFS) {
-			if ok, err := r.haveLayer(layerPrefix + chain.String()); err != nil || !ok {
+			if ok, err := r.haveLayer(catalog.LayerPrefix + chain.String()); err != nil || !ok {
 				return false
 			}
 		}
@@ -183,7 +184,7 @@ func (r *Repo) loadOne(ctx context.Context, s source.Source, rc source.Recipe, p
 	chains := image.ChainIDs(rc.Image.RootFS)
 	nodes := make([]string, len(chains))
 	for i, c := range chains {
-		nodes[i] = layerPrefix + c.String()
+		nodes[i] = catalog.LayerPrefix + c.String()
 	}
 	r.pin(nodes)
 	defer func() { err = errors.Join(err, r.unpin(nodes)) }()
@@ -222,7 +223,7 @@ func (r *Repo) loadOne(ctx context.Context, s source.Source, rc source.Recipe, p
 // record writes an image, its edge to its topmost layer and its names. What
 // is recorded already is not written again: flash wears out.
 func (r *Repo) record(rc source.Recipe, nodes []string) error {
-	node := imagePrefix + rc.Image.ID.String()
+	node := catalog.ImagePrefix + rc.Image.ID.String()
 	if r.recorded(rc, node) {
 		return nil
 	}
@@ -230,19 +231,19 @@ func (r *Repo) record(rc source.Recipe, nodes []string) error {
 }
 
 func putImage(g graph.Graph, rc source.Recipe, nodes []string) error {
-	node := imagePrefix + rc.Image.ID.String()
+	node := catalog.ImagePrefix + rc.Image.ID.String()
 	if !g.Has(node) {
-		if err := store(g, node, imageNode{Config: rc.Image.RawConfig, Loaded: time.Now().UTC()}); err != nil {
+		if err := catalog.Store(g, node, catalog.Image{Config: rc.Image.RawConfig, Loaded: time.Now().UTC()}); err != nil {
 			return err
 		}
 	}
 	if len(nodes) > 0 {
-		if err := g.Link(graph.Edge{From: node, Kind: kindTop, To: nodes[len(nodes)-1]}); err != nil {
+		if err := g.Link(graph.Edge{From: node, Kind: catalog.KindTop, To: nodes[len(nodes)-1]}); err != nil {
 			return err
 		}
 	}
 	for _, n := range rc.Names {
-		if err := setName(g, n, node); err != nil {
+		if err := catalog.SetName(g, n, node); err != nil {
 			return err
 		}
 	}
@@ -254,7 +255,7 @@ func (r *Repo) recorded(rc source.Recipe, node string) bool {
 	_ = r.view(func(g graph.Graph) error {
 		same = g.Has(node)
 		for _, n := range rc.Names {
-			same = same && target(g, namePrefix+n.String(), kindNames) == node
+			same = same && catalog.Target(g, catalog.NamePrefix+n.String(), catalog.KindNames) == node
 		}
 		return nil
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -353,7 +354,7 @@ func TestLayersWithoutImage(t *testing.T) {
 	w := where{dir: t.TempDir()}
 	r, db := w.open(t)
 	id := loadMade(t, r, simple(t, "a"))
-	require.NoError(t, r.update(func(g graph.Graph) error { return g.Delete(imagePrefix + id.String()) }))
+	require.NoError(t, r.update(func(g graph.Graph) error { return g.Delete(catalog.ImagePrefix + id.String()) }))
 	layers, _, err := r.drv.List()
 	require.NoError(t, err)
 	require.Len(t, layers, 2)
@@ -363,5 +364,5 @@ func TestLayersWithoutImage(t *testing.T) {
 	layers, _, err = r.drv.List()
 	require.NoError(t, err)
 	require.Empty(t, layers)
-	require.NoError(t, r.view(func(g graph.Graph) error { require.Empty(t, g.Names(layerPrefix)); return nil }))
+	require.NoError(t, r.view(func(g graph.Graph) error { require.Empty(t, g.Names(catalog.LayerPrefix)); return nil }))
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -85,8 +86,8 @@ func (o *archiveOrigin) Layer(ctx context.Context, diffID digest.Digest, _ []str
 // where the driver can't do less. Nothing is touched before the whole stream of the
 // origin has been found to be the layer's.
 func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Origin, whole bool) error {
-	var l layerNode
-	if err := r.view(func(g graph.Graph) error { return load(g, node, &l) }); err != nil {
+	var l catalog.Layer
+	if err := r.view(func(g graph.Graph) error { return catalog.Load(g, node, &l) }); err != nil {
 		return err
 	}
 	images, err := r.imagesOf(node)
@@ -188,10 +189,10 @@ func wanted(want map[string]bool, h *tar.Header) bool {
 }
 
 // makeAgain unpacks a layer once more, under another folder.
-func (r *Repo) makeAgain(ctx context.Context, node string, l layerNode, from Origin, images []string) error {
+func (r *Repo) makeAgain(ctx context.Context, node string, l catalog.Layer, from Origin, images []string) error {
 	var nodes []string
 	err := r.view(func(g graph.Graph) (err error) {
-		nodes, err = stack(g, node)
+		nodes, err = catalog.Stack(g, node)
 		return err
 	})
 	if err != nil {
@@ -223,8 +224,8 @@ type ownOrigin struct {
 
 // Layer implements Origin.
 func (o ownOrigin) Layer(context.Context, digest.Digest, []string) (io.ReadCloser, error) {
-	var l layerNode
-	if err := o.r.view(func(g graph.Graph) error { return load(g, o.node, &l) }); err != nil {
+	var l catalog.Layer
+	if err := o.r.view(func(g graph.Graph) error { return catalog.Load(g, o.node, &l) }); err != nil {
 		return nil, err
 	}
 	s := &layerStream{name: fmt.Sprintf("layer %.19s", chainOf(o.node)), done: func() error { return nil }}

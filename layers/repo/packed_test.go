@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/driver/packed"
@@ -97,12 +98,12 @@ func TestUsedInPlace(t *testing.T) {
 // places are the files that the store's layers lie in, lowest first.
 func places(t *testing.T, r *Repo) (out []string) {
 	require.NoError(t, r.view(func(g graph.Graph) error {
-		images := g.Names(imagePrefix)
+		images := g.Names(catalog.ImagePrefix)
 		require.Len(t, images, 1)
-		nodes, err := stackOf(g, images[0])
+		nodes, err := catalog.StackOf(g, images[0])
 		for _, n := range nodes {
-			var l layerNode
-			require.NoError(t, load(g, n, &l))
+			var l catalog.Layer
+			require.NoError(t, catalog.Load(g, n, &l))
 			out = append([]string{l.Place}, out...)
 		}
 		return err

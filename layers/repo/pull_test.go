@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
@@ -307,7 +308,7 @@ func TestPullGoesOnAfterARestart(t *testing.T) {
 	reg.Spoil(path(1), 1, func(w http.ResponseWriter, q *http.Request, next http.Handler) {
 		defer func() {
 			waitFor(t, func() bool {
-				ok, _ := r.haveLayer(layerPrefix + m.chains(t)[0].String())
+				ok, _ := r.haveLayer(catalog.LayerPrefix + m.chains(t)[0].String())
 				st, err := os.Stat(filepath.Join(r.downloads.Dir(), digest.FromBytes(m.layers[1]).Encoded()))
 				return ok && err == nil && st.Size() == 3<<20
 			})
@@ -485,7 +486,7 @@ func TestLeaseKeepsFinishedLayers(t *testing.T) {
 	require.ErrorIs(t, err, registry.ErrUnauthorized)
 	require.NoError(t, db.Close())
 	r, _ = w.open(t)
-	have, err := r.haveLayer(layerPrefix + m.chains(t)[0].String())
+	have, err := r.haveLayer(catalog.LayerPrefix + m.chains(t)[0].String())
 	require.NoError(t, err)
 	require.True(t, have)
 	require.NoError(t, r.view(func(g graph.Graph) error { require.Len(t, g.Names(leasePrefix), 1); return nil }))
@@ -503,7 +504,7 @@ func TestForgetPulls(t *testing.T) {
 	w := where{dir: t.TempDir()}
 	r, db := w.open(t)
 	reg, n, _ := offered(t, blob.Gzip, m)
-	first := layerPrefix + m.chains(t)[0].String()
+	first := catalog.LayerPrefix + m.chains(t)[0].String()
 	holds := func(want bool) {
 		t.Helper()
 		have, err := r.haveLayer(first)

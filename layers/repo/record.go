@@ -14,6 +14,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/record"
@@ -125,7 +126,7 @@ func (r *Repo) sweepRecords(want map[string]bool) error {
 // anew, and refused with image.ErrDamaged if that is not the same. image.ErrNotFound if
 // there is no such layer. The layer stays until the stream is closed.
 func (r *Repo) OpenLayer(chain digest.Digest) (io.ReadCloser, error) {
-	rc, _, err := r.openLayer(layerPrefix + chain.String())
+	rc, _, err := r.openLayer(catalog.LayerPrefix + chain.String())
 	return rc, err
 }
 
@@ -138,12 +139,12 @@ func (r *Repo) openLayer(node string) (rc io.ReadCloser, size int64, err error) 
 			err = errors.Join(err, r.unpin(pins))
 		}
 	}()
-	var l layerNode
+	var l catalog.Layer
 	err = r.view(func(g graph.Graph) error {
 		if !g.Has(node) {
-			return fmt.Errorf("open layer: %w: no layer %s", image.ErrNotFound, strings.TrimPrefix(node, layerPrefix))
+			return fmt.Errorf("open layer: %w: no layer %s", image.ErrNotFound, strings.TrimPrefix(node, catalog.LayerPrefix))
 		}
-		return load(g, node, &l)
+		return catalog.Load(g, node, &l)
 	})
 	if err != nil {
 		return nil, 0, err
@@ -151,7 +152,7 @@ func (r *Repo) openLayer(node string) (rc io.ReadCloser, size int64, err error) 
 	if bad := r.damage(pins); bad != "" {
 		return nil, 0, fmt.Errorf("%w: %s", image.ErrDamaged, bad)
 	}
-	s := &layerStream{name: fmt.Sprintf("layer %.19s", strings.TrimPrefix(node, layerPrefix)), done: func() error { return r.unpin(pins) }}
+	s := &layerStream{name: fmt.Sprintf("layer %.19s", strings.TrimPrefix(node, catalog.LayerPrefix)), done: func() error { return r.unpin(pins) }}
 	if size, err = s.open(r, l); err != nil {
 		s.closeFiles()
 		return nil, 0, s.explain(err)
@@ -167,7 +168,7 @@ type layerStream struct {
 	done  func() error
 }
 
-func (s *layerStream) open(r *Repo, l layerNode) (int64, error) {
+func (s *layerStream) open(r *Repo, l catalog.Layer) (int64, error) {
 	if l.Place != "" {
 		return 0, fmt.Errorf("%w: there is no archive of it; copy the folder with %s", errInPlace, l.Place)
 	}
@@ -210,7 +211,7 @@ var errNoRecord = errors.New("an older coble unpacked it and kept no record of h
 
 // packAnew packs a layer without a record into a spool, and checks it
 // before anybody sees a byte.
-func (s *layerStream) packAnew(r *Repo, l layerNode, root *os.File) (int64, error) {
+func (s *layerStream) packAnew(r *Repo, l catalog.Layer, root *os.File) (int64, error) {
 	if r.drv.Marks() != archive.OverlayMarks {
 		return 0, errNoRecord // the folder holds what lies below as well
 	}

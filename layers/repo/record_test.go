@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/layers/archive"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -37,10 +38,10 @@ func readLayer(r *Repo, chain digest.Digest) ([]byte, error) {
 	return raw, err
 }
 
-// layerNode reads a layer's node.
-func nodeOf(t testing.TB, r *Repo, chain digest.Digest) (l layerNode) {
+// catalog.Layer reads a layer's node.
+func nodeOf(t testing.TB, r *Repo, chain digest.Digest) (l catalog.Layer) {
 	t.Helper()
-	require.NoError(t, r.view(func(g graph.Graph) error { return load(g, layerPrefix+chain.String(), &l) }))
+	require.NoError(t, r.view(func(g graph.Graph) error { return catalog.Load(g, catalog.LayerPrefix+chain.String(), &l) }))
 	return l
 }
 
@@ -169,7 +170,7 @@ func TestRecordsAreSwept(t *testing.T) {
 	// A layer that comes again because its folder is gone brings a new record.
 	l := nodeOf(t, r, m.chains(t)[0])
 	require.NoError(t, r.drv.Remove(l.Folder))
-	r.missing[layerPrefix+m.chains(t)[0].String()] = "test"
+	r.missing[catalog.LayerPrefix+m.chains(t)[0].String()] = "test"
 	loadMade(t, r, m)
 	require.NoFileExists(t, r.recordPath(l.Folder))
 	raw, err := readLayer(r, m.chains(t)[0])

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 )
@@ -47,7 +48,7 @@ func (r *Repo) Remove(nameOrID string, force bool) ([]Removed, error) {
 	var out []Removed
 	err := r.update(func(g graph.Graph) error {
 		out = nil
-		node, name, err := find(g, nameOrID)
+		node, name, err := catalog.Find(g, nameOrID)
 		if err != nil {
 			return err
 		}
@@ -55,7 +56,7 @@ func (r *Repo) Remove(nameOrID string, force bool) ([]Removed, error) {
 		if err != nil {
 			return err
 		}
-		last := len(g.Referrers(node, kindNames)) == len(names)
+		last := len(g.Referrers(node, catalog.KindNames)) == len(names)
 		if used := inUse(g, node); used != nil && last {
 			if !force || name == "" {
 				return used
@@ -66,12 +67,12 @@ func (r *Repo) Remove(nameOrID string, force bool) ([]Removed, error) {
 			if err := g.Delete(n); err != nil {
 				return err
 			}
-			out = append(out, Removed{Untagged: familiar(n)})
+			out = append(out, Removed{Untagged: catalog.Familiar(n)})
 		}
 		if !last {
 			return nil
 		}
-		out = append(out, Removed{Deleted: strings.TrimPrefix(node, imagePrefix)})
+		out = append(out, Removed{Deleted: strings.TrimPrefix(node, catalog.ImagePrefix)})
 		return g.Delete(node)
 	})
 	if err != nil {
@@ -79,12 +80,12 @@ func (r *Repo) Remove(nameOrID string, force bool) ([]Removed, error) {
 	}
 	if id := out[len(out)-1].Deleted; id != "" {
 		r.mu.Lock()
-		delete(r.used, imagePrefix+id)
+		delete(r.used, catalog.ImagePrefix+id)
 		r.mu.Unlock()
 	}
 	gone, err := r.collect()
 	for _, n := range gone {
-		out = append(out, Removed{Deleted: strings.TrimPrefix(n, layerPrefix)})
+		out = append(out, Removed{Deleted: strings.TrimPrefix(n, catalog.LayerPrefix)})
 	}
 	return out, err
 }
@@ -97,12 +98,12 @@ func namesToDrop(g graph.Graph, node, name string, force bool) ([]string, error)
 		return withDigests(g, node, name), nil
 	}
 	var names, shown []string
-	for _, e := range g.Referrers(node, kindNames) {
+	for _, e := range g.Referrers(node, catalog.KindNames) {
 		names = append(names, e.From)
-		shown = append(shown, familiar(e.From))
+		shown = append(shown, catalog.Familiar(e.From))
 	}
 	if !oneReference(names) && !force {
-		return nil, &InUseError{Image: image.ID(strings.TrimPrefix(node, imagePrefix)), Names: shown}
+		return nil, &InUseError{Image: image.ID(strings.TrimPrefix(node, catalog.ImagePrefix)), Names: shown}
 	}
 	return names, nil
 }
@@ -112,7 +113,7 @@ func namesToDrop(g graph.Graph, node, name string, force bool) ([]string, error)
 func oneReference(names []string) bool {
 	tags, repository := 0, ""
 	for i, s := range names {
-		n, err := image.ParseName(strings.TrimPrefix(s, namePrefix))
+		n, err := image.ParseName(strings.TrimPrefix(s, catalog.NamePrefix))
 		if err != nil || i > 0 && n.Repo != repository {
 			return false
 		}
@@ -126,12 +127,12 @@ func oneReference(names []string) bool {
 
 func withDigests(g graph.Graph, node, name string) []string {
 	out := []string{name}
-	given, err := image.ParseName(strings.TrimPrefix(name, namePrefix))
+	given, err := image.ParseName(strings.TrimPrefix(name, catalog.NamePrefix))
 	if err != nil || given.Digest != "" {
 		return out
 	}
-	for _, e := range g.Referrers(node, kindNames) {
-		n, err := image.ParseName(strings.TrimPrefix(e.From, namePrefix))
+	for _, e := range g.Referrers(node, catalog.KindNames) {
+		n, err := image.ParseName(strings.TrimPrefix(e.From, catalog.NamePrefix))
 		switch {
 		case err != nil || n.Repo != given.Repo || e.From == name:
 		case n.Digest == "":
@@ -143,25 +144,16 @@ func withDigests(g graph.Graph, node, name string) []string {
 	return out
 }
 
-func familiar(nameNode string) string {
-	s := strings.TrimPrefix(nameNode, namePrefix)
-	n, err := image.ParseName(s)
-	if err != nil {
-		return s
-	}
-	return n.Familiar()
-}
-
 // inUse gives an *InUseError if writable layers stand on the image.
 func inUse(g graph.Graph, node string) error {
 	var keys []string
-	for _, e := range g.Referrers(node, kindFrom) {
-		keys = append(keys, strings.TrimPrefix(e.From, topPrefix))
+	for _, e := range g.Referrers(node, catalog.KindFrom) {
+		keys = append(keys, strings.TrimPrefix(e.From, catalog.TopPrefix))
 	}
 	if len(keys) == 0 {
 		return nil
 	}
-	return &InUseError{Image: image.ID(strings.TrimPrefix(node, imagePrefix)), Keys: keys}
+	return &InUseError{Image: image.ID(strings.TrimPrefix(node, catalog.ImagePrefix)), Keys: keys}
 }
 
 // pin keeps layers from being collected, whether they are here yet or not.
@@ -194,7 +186,7 @@ func (r *Repo) collect() ([]string, error) {
 	var gone, ids []string
 	idle := true
 	err := r.view(func(g graph.Graph) error {
-		for _, n := range g.Names(layerPrefix) {
+		for _, n := range g.Names(catalog.LayerPrefix) {
 			idle = idle && (r.pins[n] > 0 || len(g.Referrers(n, "")) > 0)
 		}
 		return nil
@@ -206,12 +198,12 @@ func (r *Repo) collect() ([]string, error) {
 		gone, ids = nil, nil
 		for again := true; again; {
 			again = false
-			for _, n := range g.Names(layerPrefix) {
+			for _, n := range g.Names(catalog.LayerPrefix) {
 				if r.pins[n] > 0 || len(g.Referrers(n, "")) > 0 {
 					continue
 				}
-				var l layerNode
-				if err := load(g, n, &l); err != nil {
+				var l catalog.Layer
+				if err := catalog.Load(g, n, &l); err != nil {
 					return err
 				}
 				if err := g.Delete(n); err != nil {

@@ -3,12 +3,7 @@
 // images from archives, and removes what nobody uses any more.
 //
 // What may change lies in the engine's bbolt store, as a graph (package
-// graph) in the buckets layers/nodes, layers/out and layers/in:
-//
-//	name:docker.io/library/busybox:latest --names--> image:sha256:…
-//	image:sha256:…   --top--> layer:sha256:… (a chain id) --parent--> layer:…
-//	rw:KEY           --from--> image:…, --over--> layer:…
-//	path:/web        --is--> container:ID --writes--> rw:ID
+// catalog), to which leases of pulls are added (see leasePrefix).
 //
 // Unpacked layers lie in the driver's folder below Options.Root. A layer's
 // node is written after the driver has made the layer durable, and deleted
@@ -37,6 +32,7 @@ import (
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/blobinfo"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/download"
 	"github.com/coble-os/coble/layers/driver"
@@ -45,10 +41,9 @@ import (
 
 // Errors, beside image.ErrNotFound and image.ErrDamaged.
 var (
-	ErrAmbiguous = errors.New("more than one image has this prefix")
-	ErrInUse     = errors.New("image is in use")
-	ErrNoLayer   = errors.New("no such writable layer")
-	ErrExists    = errors.New("writable layer exists")
+	ErrInUse   = errors.New("image is in use")
+	ErrNoLayer = errors.New("no such writable layer")
+	ErrExists  = errors.New("writable layer exists")
 )
 
 // Options of Open.
@@ -82,8 +77,6 @@ type Repo struct {
 	used    map[string]time.Time     // last uses of images since Open; guarded by mu
 }
 
-const graphName = "layers"
-
 // Close lets go of what the driver holds in the kernel. Nothing else may be
 // called after it.
 func (r *Repo) Close() error {
@@ -116,7 +109,7 @@ func Open(o Options) (_ *Repo, err error) {
 	if r.downloads, err = download.Open(filepath.Join(o.Root, "partial")); err != nil {
 		return nil, err
 	}
-	r.exchange = distribution.New(r, r.blobs, r.downloads)
+	r.exchange = distribution.New(&shelf{r}, r.blobs, r.downloads)
 	if _, err := r.downloads.Sweep(leftAge); err != nil {
 		return nil, err
 	}
@@ -171,25 +164,57 @@ func (r *Repo) Problems() ([]Problem, error) {
 func (r *Repo) forget() error {
 	var stale []blobinfo.Key
 	err := r.o.DB.View(func(tx *bbolt.Tx) error {
-		g, err := graph.Open(tx, graphName)
+		g, err := catalog.Open(tx)
 		if err != nil {
 			return err
 		}
 		here := map[string]bool{}
-		for _, n := range g.Names(layerPrefix) {
-			var l layerNode
-			if err := load(g, n, &l); err != nil {
+		for _, n := range g.Names(catalog.LayerPrefix) {
+			var l catalog.Layer
+			if err := catalog.Load(g, n, &l); err != nil {
 				return err
 			}
 			here[l.DiffID.String()] = true
 		}
-		stale = blobinfo.Stale(tx, func(diffID string) bool { return here[diffID] }, func(id string) bool { return g.Has(imagePrefix + id) })
+		stale = blobinfo.Stale(tx, func(diffID string) bool { return here[diffID] }, func(id string) bool { return g.Has(catalog.ImagePrefix + id) })
 		return nil
 	})
 	if err != nil || len(stale) == 0 {
 		return err
 	}
 	return r.o.DB.Update(func(tx *bbolt.Tx) error { return blobinfo.Forget(tx, stale) })
+}
+
+// view runs fn on the graph in a read transaction.
+func (r *Repo) view(fn func(graph.Graph) error) error {
+	return r.o.DB.View(func(tx *bbolt.Tx) error {
+		g, err := catalog.Open(tx)
+		if err != nil {
+			return err
+		}
+		return fn(g)
+	})
+}
+
+// update runs fn on the graph in a write transaction, durable on return.
+func (r *Repo) update(fn func(graph.Graph) error) error {
+	return r.o.DB.Update(func(tx *bbolt.Tx) error {
+		g, err := catalog.Open(tx)
+		if err != nil {
+			return err
+		}
+		return fn(g)
+	})
+}
+
+// Graph shows the graph around what is named, or all of it if about is empty
+// (see catalog.Look).
+func (r *Repo) Graph(about string) (v catalog.View, err error) {
+	err = r.view(func(g graph.Graph) error {
+		v, err = catalog.Look(g, about)
+		return err
+	})
+	return v, err
 }
 
 func (r *Repo) temp() string { return filepath.Join(r.o.Root, "tmp") }
@@ -227,7 +252,7 @@ func (r *Repo) sweep() error {
 	}
 	var wantLayers, wantTops, wantRecords map[string]bool
 	err = r.o.DB.View(func(tx *bbolt.Tx) error {
-		g, err := graph.Open(tx, graphName)
+		g, err := catalog.Open(tx)
 		if err != nil {
 			return err
 		}
@@ -250,9 +275,9 @@ func (r *Repo) sweep() error {
 // folder is gone.
 func (r *Repo) named(g graph.Graph, onDisk map[string]bool) (layers, tops, records map[string]bool, err error) {
 	layers, tops, records = map[string]bool{}, map[string]bool{}, map[string]bool{}
-	for _, n := range g.Names(layerPrefix) {
-		var l layerNode
-		if err := load(g, n, &l); err != nil {
+	for _, n := range g.Names(catalog.LayerPrefix) {
+		var l catalog.Layer
+		if err := catalog.Load(g, n, &l); err != nil {
 			return nil, nil, nil, err
 		}
 		r.seen(l.Folder) // also of another driver: numbers are never shared
@@ -268,9 +293,9 @@ func (r *Repo) named(g graph.Graph, onDisk map[string]bool) (layers, tops, recor
 			r.missing[n] = fmt.Sprintf("its file %s is gone or has changed", l.Place)
 		}
 	}
-	for _, n := range g.Names(topPrefix) {
-		var t topNode
-		if err := load(g, n, &t); err != nil {
+	for _, n := range g.Names(catalog.TopPrefix) {
+		var t catalog.Top
+		if err := catalog.Load(g, n, &t); err != nil {
 			return nil, nil, nil, err
 		}
 		r.seen(t.Folder)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
@@ -68,7 +69,7 @@ func TestAmbiguousPrefix(t *testing.T) {
 			loadMade(t, r, m)
 		}
 		_, err := r.Get(p)
-		require.ErrorIs(t, err, ErrAmbiguous)
+		require.ErrorIs(t, err, catalog.ErrAmbiguous)
 		return
 	}
 }
@@ -379,9 +380,9 @@ func TestRemoveByIDWithDigest(t *testing.T) {
 			for _, s := range c.names {
 				n, err := image.ParseName(s)
 				require.NoError(t, err)
-				require.NoError(t, setName(g, n, imagePrefix+id.String()))
+				require.NoError(t, catalog.SetName(g, n, catalog.ImagePrefix+id.String()))
 			}
-			return g.Delete(namePrefix + "docker.io/library/x:1")
+			return g.Delete(catalog.NamePrefix + "docker.io/library/x:1")
 		}))
 		_, err := r.Remove(id.String(), false)
 		if !c.gone {

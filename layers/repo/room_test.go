@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
@@ -27,7 +28,7 @@ func leftovers(r *Repo, root, kind string, other []byte) error {
 		return err
 	}
 	err = r.update(func(g graph.Graph) error {
-		return keep(g, leasePrefix+"sha256:x", target(g, imagePrefix+loaded[0].ID.String(), kindTop))
+		return keep(g, leasePrefix+"sha256:x", catalog.Target(g, catalog.ImagePrefix+loaded[0].ID.String(), catalog.KindTop))
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/export"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -42,7 +43,7 @@ func (r *Repo) Save(namesOrIDs []string, want image.Platform) (*Save, error) {
 	}
 	for _, im := range s.images {
 		for _, c := range image.ChainIDs(im.RootFS) {
-			s.pins = append(s.pins, layerPrefix+c.String())
+			s.pins = append(s.pins, catalog.LayerPrefix+c.String())
 		}
 	}
 	r.pin(s.pins)
@@ -54,12 +55,12 @@ func (r *Repo) Save(namesOrIDs []string, want image.Platform) (*Save, error) {
 func (s *Save) Close() error { return s.r.unpin(s.pins) }
 
 func (s *Save) add(g graph.Graph, nameOrID string) error {
-	node, name, err := find(g, nameOrID)
-	bare := !strings.HasPrefix(nameOrID, "sha256:") && validName(nameOrID) && image.NameOnly(nameOrID)
+	node, name, err := catalog.Find(g, nameOrID)
+	bare := !strings.HasPrefix(nameOrID, "sha256:") && image.NameOnly(nameOrID)
 	if bare && (name != "" || err != nil) {
 		if tags := tagsOf(g, nameOrID); len(tags) > 0 {
 			for _, t := range tags {
-				if err := s.addNode(g, target(g, t, kindNames), t); err != nil {
+				if err := s.addNode(g, catalog.Target(g, t, catalog.KindNames), t); err != nil {
 					return err
 				}
 			}
@@ -78,13 +79,13 @@ func tagsOf(g graph.Graph, repository string) []string {
 	if err != nil {
 		return nil
 	}
-	return g.Names(namePrefix + n.Repo + ":")
+	return g.Names(catalog.NamePrefix + n.Repo + ":")
 }
 
 func (s *Save) addNode(g graph.Graph, node, name string) error {
 	var im *export.Image
 	for _, have := range s.images {
-		if imagePrefix+have.ID.String() == node {
+		if catalog.ImagePrefix+have.ID.String() == node {
 			im = have
 		}
 	}
@@ -102,7 +103,7 @@ func (s *Save) addNode(g graph.Graph, node, name string) error {
 	if name == "" {
 		return nil
 	}
-	n, err := image.ParseName(strings.TrimPrefix(name, namePrefix))
+	n, err := image.ParseName(strings.TrimPrefix(name, catalog.NamePrefix))
 	if err != nil || n.Digest != "" {
 		return err
 	}
@@ -116,8 +117,8 @@ func (s *Save) addNode(g graph.Graph, node, name string) error {
 }
 
 func describe(g graph.Graph, node string) (*export.Image, error) {
-	var n imageNode
-	if err := load(g, node, &n); err != nil {
+	var n catalog.Image
+	if err := catalog.Load(g, node, &n); err != nil {
 		return nil, err
 	}
 	img, err := image.ParseConfig(n.Config)
@@ -130,7 +131,7 @@ func describe(g graph.Graph, node string) (*export.Image, error) {
 // Write writes the archive, as package export does.
 func (s *Save) Write(ctx context.Context, w io.Writer) error {
 	err := export.Write(ctx, w, s.images, func(chain digest.Digest) (io.ReadCloser, int64, error) {
-		return s.r.openLayer(layerPrefix + chain.String())
+		return s.r.openLayer(catalog.LayerPrefix + chain.String())
 	})
 	if err != nil {
 		return fmt.Errorf("save: %w", err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
@@ -19,17 +20,17 @@ type Change = driver.Change
 // bytes, or 0. ErrExists if there is one, image.ErrDamaged if the image's layers are
 // not whole, driver.ErrUnsupported if there can be no limit here.
 func (r *Repo) CreateLayer(key string, imageID digest.Digest, limit int64) error {
-	node := imagePrefix + imageID.String()
+	node := catalog.ImagePrefix + imageID.String()
 	var layers, ids []string
 	err := r.view(func(g graph.Graph) (err error) {
 		if !g.Has(node) {
-			return notFound{imageID.String()}
+			return catalog.NotFound(imageID.String())
 		}
-		if g.Has(topPrefix + key) {
+		if g.Has(catalog.TopPrefix + key) {
 			return fmt.Errorf("%w: %s", ErrExists, key)
 		}
-		if layers, err = stackOf(g, node); err == nil {
-			ids, err = folders(g, layers)
+		if layers, err = catalog.StackOf(g, node); err == nil {
+			ids, err = catalog.Folders(g, layers)
 		}
 		return err
 	})
@@ -49,20 +50,20 @@ func (r *Repo) createTop(key, node string, layers, ids []string, limit int64) er
 	if err := r.drv.Create(id, ids, limit); err != nil {
 		return fmt.Errorf("create writable layer %s: %w", key, err)
 	}
-	top := topPrefix + key
+	top := catalog.TopPrefix + key
 	err := r.update(func(g graph.Graph) error {
 		if g.Has(top) {
 			return fmt.Errorf("%w: %s", ErrExists, key)
 		}
-		if err := store(g, top, topNode{Folder: id}); err != nil {
+		if err := catalog.Store(g, top, catalog.Top{Folder: id}); err != nil {
 			return err
 		}
 		if len(layers) > 0 {
-			if err := g.Link(graph.Edge{From: top, Kind: kindOver, To: layers[0]}); err != nil {
+			if err := g.Link(graph.Edge{From: top, Kind: catalog.KindOver, To: layers[0]}); err != nil {
 				return err
 			}
 		}
-		return g.Link(graph.Edge{From: top, Kind: kindFrom, To: node})
+		return g.Link(graph.Edge{From: top, Kind: catalog.KindFrom, To: node})
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("record writable layer %s: %w", key, err), r.drv.RemoveTop(id))
@@ -73,24 +74,24 @@ func (r *Repo) createTop(key, node string, layers, ids []string, limit int64) er
 // top finds a writable layer: its folder and those of its stack.
 func (r *Repo) top(key string) (id string, ids []string, err error) {
 	err = r.view(func(g graph.Graph) error {
-		node := topPrefix + key
+		node := catalog.TopPrefix + key
 		if !g.Has(node) {
 			return fmt.Errorf("%w: %s", ErrNoLayer, key)
 		}
-		var t topNode
-		if err := load(g, node, &t); err != nil {
+		var t catalog.Top
+		if err := catalog.Load(g, node, &t); err != nil {
 			return err
 		}
 		id = t.Folder
-		over := target(g, node, kindOver)
+		over := catalog.Target(g, node, catalog.KindOver)
 		if over == "" {
 			return nil
 		}
-		layers, err := stack(g, over)
+		layers, err := catalog.Stack(g, over)
 		if err != nil {
 			return err
 		}
-		ids, err = folders(g, layers)
+		ids, err = catalog.Folders(g, layers)
 		return err
 	})
 	return id, ids, err
@@ -113,12 +114,12 @@ func (r *Repo) RemoveLayer(key string) error {
 	id := ""
 	err := r.update(func(g graph.Graph) error {
 		id = ""
-		node := topPrefix + key
+		node := catalog.TopPrefix + key
 		if !g.Has(node) {
 			return nil
 		}
-		var t topNode
-		if err := load(g, node, &t); err != nil {
+		var t catalog.Top
+		if err := catalog.Load(g, node, &t); err != nil {
 			return err
 		}
 		id = t.Folder
@@ -156,8 +157,8 @@ func (r *Repo) Changes(key string) ([]Change, error) {
 func (r *Repo) SweepLayers(keep func(key string) bool) error {
 	var keys []string
 	err := r.view(func(g graph.Graph) error {
-		for _, n := range g.Names(topPrefix) {
-			if key := strings.TrimPrefix(n, topPrefix); !keep(key) {
+		for _, n := range g.Names(catalog.TopPrefix) {
+			if key := strings.TrimPrefix(n, catalog.TopPrefix); !keep(key) {
 				keys = append(keys, key)
 			}
 		}

@@ -3,6 +3,7 @@ package repo
 import (
 	"strings"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 )
@@ -18,21 +19,21 @@ func (r *Repo) Usage() (Usage, error) {
 	u := Usage{Shared: map[image.ID]int64{}}
 	err := r.view(func(g graph.Graph) error {
 		sizes, users := map[string]int64{}, map[string]int{}
-		for _, n := range g.Names(layerPrefix) {
-			var l layerNode
-			if err := load(g, n, &l); err != nil {
+		for _, n := range g.Names(catalog.LayerPrefix) {
+			var l catalog.Layer
+			if err := catalog.Load(g, n, &l); err != nil {
 				return err
 			}
 			sizes[n] = l.Size
 			u.Layers += l.Size
 		}
 		stacks := map[image.ID][]string{}
-		for _, n := range g.Names(imagePrefix) {
-			layers, err := stackOf(g, n)
+		for _, n := range g.Names(catalog.ImagePrefix) {
+			layers, err := catalog.StackOf(g, n)
 			if err != nil {
 				return err
 			}
-			stacks[image.ID(strings.TrimPrefix(n, imagePrefix))] = layers
+			stacks[image.ID(strings.TrimPrefix(n, catalog.ImagePrefix))] = layers
 			for _, l := range layers {
 				users[l]++
 			}

@@ -30,7 +30,7 @@ func images() []mutant {
 		{"api: progress does not fill the socket of who only sends", "rt/api/images.go", "return e.shown <= maxEarlyProgress", "return true", "./rt/api", "TestEarlyProgress"},
 		{"repo: a layer stays while it is read", "layers/repo/record.go", "pins := []string{node}\n\tr.pin(pins)", "pins := []string{}\n\tr.pin(pins)", "./layers/repo", "TestOpenLayerHolds"},
 		{"repo: a layer without a record is compared before it goes out", "layers/repo/record.go", "if sum.Digest() != l.DiffID {", "if false {", "./layers/repo", "TestOpenLayerWithoutRecord"},
-		{"repo: a container's layer stays with it", "layers/repo/containers.go", "if g.Has(topPrefix + id) {", "if false {", "./layers/repo", "TestContainersInTheGraph"},
+		{"repo: a container's layer stays with it", "layers/catalog/containers.go", "if g.Has(TopPrefix + id) {", "if false {", "./layers/repo", "TestContainersInTheGraph"},
 		{"repo: a pull under way keeps what it has", "layers/repo/lease.go", " && r.pins[n] == 0 {", " {", "./layers/repo", "TestForgetPulls"},
 		{"engine: image prune takes what pulls have left", "rt/images/usage.go", "if in.Want(nil) {", "if false {", "./rt/daemon", "TestPruneForgetsPulls"},
 		{"engine: a repair is asked for by who is logged in", "rt/images/fsck.go", "in.Creds[at.Host]", "registry.Credentials{}", "./rt/daemon", "TestRepairWithCredentials"},

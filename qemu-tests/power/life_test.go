@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/init/mkimage"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/registry/registrytest"
 	"github.com/coble-os/coble/layers/registry/server"
@@ -294,7 +295,7 @@ func checkLife(ctx context.Context, disk string, s setting, ids map[string]strin
 		return err
 	}
 	defer os.RemoveAll(run)
-	st, err := store.Open(root, run, repo.Containers{})
+	st, err := store.Open(root, run, catalog.Containers{})
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/qemu-tests/box"
@@ -122,7 +123,7 @@ func checkDisk(t *testing.T, disk, what string, want map[string][]byte, acknowle
 		require.False(t, acknowledged, "%s: the store is gone", what)
 		return false
 	}
-	st, err := store.Open(root, t.TempDir(), repo.Containers{})
+	st, err := store.Open(root, t.TempDir(), catalog.Containers{})
 	require.NoError(t, err, "%s: the store does not open", what)
 	defer st.Close()
 	r, err := repo.Open(repo.Options{Root: root, DB: st.Durable})

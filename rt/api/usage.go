@@ -9,7 +9,7 @@ import (
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/volume"
 
-	"github.com/coble-os/coble/layers/repo"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 )
@@ -54,7 +54,7 @@ func (s *Server) diskUsage(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) graph(w http.ResponseWriter, r *http.Request) error {
 	about := r.FormValue("name")
-	v, err := job.Run[repo.GraphView](r.Context(), s.e.Jobs, "graph", about, job.Streams{}, about)
+	v, err := job.Run[catalog.View](r.Context(), s.e.Jobs, "graph", about, job.Streams{}, about)
 	if err != nil {
 		return err
 	}

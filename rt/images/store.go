@@ -15,6 +15,7 @@ import (
 
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/blob"
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/registry/server"
@@ -92,7 +93,7 @@ func (im *Store) IDOf(ref string) string {
 }
 
 // graph shows what uses what: all of it, or what has to do with one container, image or layer.
-func (im *Store) graph(_ *job.Job, about string) (repo.GraphView, error) {
+func (im *Store) graph(_ *job.Job, about string) (catalog.View, error) {
 	v, err := im.Graph(about)
 	if err != nil {
 		return v, Error(err)

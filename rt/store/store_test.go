@@ -5,8 +5,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver/drivertest"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/store"
 )
 
@@ -18,12 +18,12 @@ func TestDurable(t *testing.T) {
 	for _, fs := range drivertest.FileSystems() {
 		t.Run(fs.Name, func(t *testing.T) {
 			c, run := fs.Cuts(t), t.TempDir()
-			s, err := store.Open(c.Dir, run, repo.Containers{})
+			s, err := store.Open(c.Dir, run, catalog.Containers{})
 			require.NoError(t, err)
 			for _, id := range []string{"a", "b"} {
 				require.NoError(t, s.AddContainer(store.Spec{ID: id, Name: "name" + id}))
 				c.Answered(id, func(t *testing.T, dir string) {
-					s, err := store.Open(dir, t.TempDir(), repo.Containers{})
+					s, err := store.Open(dir, t.TempDir(), catalog.Containers{})
 					require.NoError(t, err)
 					defer s.Close()
 					all, err := s.Containers()

@@ -1,4 +1,4 @@
-package repo
+package catalog
 
 import (
 	"fmt"
@@ -11,55 +11,47 @@ import (
 	"github.com/coble-os/coble/layers/image"
 )
 
-// GraphNode is a node of the graph, for people.
-type GraphNode struct {
+// Node is a node of the graph, for people.
+type Node struct {
 	Name  string // in the graph: image:sha256:…
 	Kind  string // name, image, layer, rw, container, path
 	Label string
 }
 
-// GraphEdge is an edge of the graph.
-type GraphEdge = graph.Edge
-
-// GraphView is the graph, or the part of it that has to do with one node:
+// View is the graph, or the part of it that has to do with one node:
 // all that leads to it, and all that it leads to.
-type GraphView struct {
+type View struct {
 	About string // the node that was asked for; empty for all
-	Nodes []GraphNode
-	Edges []GraphEdge
+	Nodes []Node
+	Edges []graph.Edge
 }
 
-// Graph shows the graph around what is named, or all of it if about is
+// Look shows the graph around what is named, or all of it if about is
 // empty. about is a container's name or path, an image's name, the id of
 // either or its beginning, or a node's own name. image.ErrNotFound if it is none.
-func (r *Repo) Graph(about string) (GraphView, error) {
-	var v GraphView
-	err := r.view(func(g graph.Graph) error {
-		v = GraphView{}
-		names := g.Names("")
-		if about != "" {
-			node, err := findAny(g, about)
-			if err != nil {
-				return err
-			}
-			v.About = node
-			names = around(g, node)
+func Look(g graph.Graph, about string) (v View, err error) {
+	names := g.Names("")
+	if about != "" {
+		node, err := findAny(g, about)
+		if err != nil {
+			return v, err
 		}
-		for _, n := range names {
-			node, err := describeNode(g, n)
-			if err != nil {
-				return err
-			}
-			v.Nodes = append(v.Nodes, node)
-			for _, e := range g.Edges(n, "") {
-				if slices.Contains(names, e.To) {
-					v.Edges = append(v.Edges, e)
-				}
+		v.About = node
+		names = around(g, node)
+	}
+	for _, n := range names {
+		node, err := describeNode(g, n)
+		if err != nil {
+			return v, err
+		}
+		v.Nodes = append(v.Nodes, node)
+		for _, e := range g.Edges(n, "") {
+			if slices.Contains(names, e.To) {
+				v.Edges = append(v.Edges, e)
 			}
 		}
-		return nil
-	})
-	return v, err
+	}
+	return v, nil
 }
 
 func findAny(g graph.Graph, about string) (string, error) {
@@ -69,11 +61,11 @@ func findAny(g graph.Graph, about string) (string, error) {
 	if to, err := g.Resolve("/" + strings.TrimPrefix(about, "/")); err == nil {
 		return to, nil
 	}
-	if node, _, err := find(g, about); err == nil {
+	if node, _, err := Find(g, about); err == nil {
 		return node, nil // of a name, its image: that is what is used
 	}
 	hex, _ := image.IDPrefix(about)
-	for _, prefix := range []string{containerPrefix, layerPrefix + "sha256:", topPrefix} {
+	for _, prefix := range []string{containerPrefix, LayerPrefix + "sha256:", TopPrefix} {
 		if found := g.Names(prefix + hex); hex != "" && len(found) == 1 {
 			return found[0], nil
 		}
@@ -115,18 +107,18 @@ func around(g graph.Graph, node string) []string {
 	return names
 }
 
-func describeNode(g graph.Graph, name string) (GraphNode, error) {
+func describeNode(g graph.Graph, name string) (Node, error) {
 	kind, rest, _ := strings.Cut(name, ":")
 	hex := strings.TrimPrefix(rest, "sha256:")
-	n := GraphNode{Name: name, Kind: kind, Label: hex[:min(12, len(hex))]}
+	n := Node{Name: name, Kind: kind, Label: hex[:min(12, len(hex))]}
 	switch kind + ":" {
-	case namePrefix:
-		n.Label = familiar(name)
+	case NamePrefix:
+		n.Label = Familiar(name)
 	case graph.PathPrefix:
 		n.Label = rest
-	case layerPrefix:
-		var l layerNode
-		if err := load(g, name, &l); err != nil {
+	case LayerPrefix:
+		var l Layer
+		if err := Load(g, name, &l); err != nil {
 			return n, err
 		}
 		n.Label += " " + units.HumanSize(float64(l.Size))

@@ -1,4 +1,4 @@
-package repo
+package catalog
 
 import (
 	"errors"
@@ -26,15 +26,15 @@ type Containers struct{}
 // Add writes a container whose writable layer, if it has one, is there.
 // *NameTakenError if another one has the name. One that is there stays.
 func (Containers) Add(tx *bbolt.Tx, id, name string) error {
-	g, err := graph.Open(tx, graphName)
+	g, err := Open(tx)
 	if err != nil {
 		return err
 	}
 	if err := g.Put(containerPrefix+id, nil); err != nil {
 		return err
 	}
-	if g.Has(topPrefix + id) {
-		if err := g.Link(graph.Edge{From: containerPrefix + id, Kind: kindWrites, To: topPrefix + id}); err != nil {
+	if g.Has(TopPrefix + id) {
+		if err := g.Link(graph.Edge{From: containerPrefix + id, Kind: kindWrites, To: TopPrefix + id}); err != nil {
 			return err
 		}
 	}
@@ -43,7 +43,7 @@ func (Containers) Add(tx *bbolt.Tx, id, name string) error {
 
 // Rename gives a container, and what is named below it, another name.
 func (Containers) Rename(tx *bbolt.Tx, old, name string) error {
-	g, err := graph.Open(tx, graphName)
+	g, err := Open(tx)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (Containers) Rename(tx *bbolt.Tx, old, name string) error {
 // Remove forgets a container and its names. Its writable layer stays, and is
 // the caller's to remove.
 func (Containers) Remove(tx *bbolt.Tx, id string) error {
-	g, err := graph.Open(tx, graphName)
+	g, err := Open(tx)
 	if err != nil || !g.Has(containerPrefix+id) {
 		return err
 	}
