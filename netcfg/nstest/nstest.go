@@ -20,13 +20,15 @@ import (
 // Main is for TestMain: as root it starts the test binary again in fresh network and mount namespaces, where all its
 // threads are, and not just one as after unshare(2). Without root it runs the tests here: those that want root say so.
 func Main(m *testing.M) int {
-	const inside = "COBLE_TEST_INSIDE"
-	if os.Getuid() != 0 || os.Getenv(inside) != "" {
-		if os.Getuid() == 0 {
-			if err := settle(); err != nil {
-				panic(err)
-			}
+	const inside, settled = "COBLE_TEST_INSIDE", "settled"
+	if os.Getuid() != 0 || os.Getenv(inside) == settled { // settled: a fuzz worker, which this binary starts too
+		return m.Run()
+	}
+	if os.Getenv(inside) != "" {
+		if err := settle(); err != nil {
+			panic(err)
 		}
+		os.Setenv(inside, settled)
 		return m.Run()
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
