@@ -47,15 +47,20 @@ const (
 )
 
 type machine struct {
-	host  string // the name that is wished for, without a domain
-	rand  func() uint32
-	state state
-	n     int // of the name: host-n from 2 on
-	left  int // probes or announcements yet to send
-	wake  time.Time
-	last  time.Time // of the last answer to all
-	addrs []netip.Prefix
+	host   string // the name that is wished for, without a domain
+	rand   func() uint32
+	state  state
+	n      int // of the name: host-n from 2 on
+	left   int // probes or announcements yet to send
+	wake   time.Time
+	last   time.Time // of the last answer to all
+	addrs  []netip.Prefix
+	past   []netip.Prefix // that were the link's until parted: what was sent from them may still come back
+	parted time.Time
 }
+
+// echo is for how long this machine's own words may come back to it.
+const echo = 5 * time.Second
 
 // label makes the name's first part: a label of DNS has 63 bytes at most (RFC 1035, 2.3.4).
 func (m *machine) label() string {
@@ -81,6 +86,12 @@ func (m *machine) set(now time.Time, addrs []netip.Prefix) (out []packet) {
 		out = m.goodbye()
 	}
 	m.addrs = addrs
+	if gone := without(was, addrs); len(gone) > 0 {
+		if now.Sub(m.parted) < echo {
+			gone = append(gone, without(m.past, addrs)...)
+		}
+		m.past, m.parted = gone, now
+	}
 	switch {
 	case len(addrs) == 0:
 		m.state, m.wake = silent, time.Time{}
@@ -326,9 +337,14 @@ func (m *machine) onLink(a netip.Addr) bool {
 	return a.IsLinkLocalUnicast() || slices.ContainsFunc(m.addrs, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
+// echoes says whether what comes from an address is of this machine, which had that address a moment ago.
+func (m *machine) echoes(now time.Time, a netip.Addr) bool {
+	return now.Sub(m.parted) < echo && slices.ContainsFunc(m.past, func(p netip.Prefix) bool { return p.Addr() == a.WithZone("") })
+}
+
 // hear is called with what came in. own says that this machine has sent it, maybe from another link of the same network.
 func (m *machine) hear(now time.Time, msg []byte, from netip.AddrPort, own bool) []packet {
-	if m.state == silent || own || !m.onLink(from.Addr().Unmap()) {
+	if m.state == silent || own || m.echoes(now, from.Addr().Unmap()) || !m.onLink(from.Addr().Unmap()) {
 		return nil
 	}
 	q := m.read(msg)

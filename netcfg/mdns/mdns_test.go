@@ -83,6 +83,20 @@ func says(name, addr string, probe bool) []byte {
 	return b
 }
 
+// What this machine has sent from an address that it has no more is not another's; soon after whoever has that address is one.
+func TestEcho(t *testing.T) {
+	m := newMachine("gateway")
+	m.set(now, ours)
+	at := settle(m, now)
+	m.set(at, []netip.Prefix{netip.MustParsePrefix("10.0.0.5/24")})
+	before := netip.AddrPortFrom(ours[0].Addr(), 5353)
+	require.Empty(t, m.hear(at.Add(time.Second), says("gateway.local.", "10.0.0.1", false), before, false))
+	require.Equal(t, announced, m.state)
+	require.Len(t, m.goodbye(), 1)
+	require.NotEmpty(t, m.hear(at.Add(echo), says("gateway.local.", "10.0.0.1", false), before, false))
+	require.Equal(t, probing, m.state)
+}
+
 const nsec = `gateway.local. 47/8001 120 "\agateway\x05local\x00\x00\x04@\x00\x00\b"`
 
 func TestLife(t *testing.T) {
