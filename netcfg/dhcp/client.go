@@ -26,6 +26,8 @@ type Client struct {
 	PrefixLength int
 	// Held is a lease that an earlier client got, nil for none: it is asked for again. Address, Prefix and Until are enough.
 	Held *Lease
+	// Taken tells of addresses that the kernel has found another host to have (V6 only; of IPv4 the client finds out). May be nil.
+	Taken <-chan netip.Addr
 	// Got is called by Run for each lease, renewed ones too, and with nil when one has run out or was taken back.
 	Got func(*Lease)
 	// Trouble hears of what keeps it from a lease; it is over with the next one. May be nil.
@@ -127,6 +129,12 @@ func (c Client) exchange(ctx context.Context, k conn, m *machine, carrier <-chan
 				} else {
 					c.Log("dhcp on %s: %sit is told that the address is ours", c.Link, claim)
 				}
+			}
+		case a := <-c.Taken:
+			if o = m.taken(a, time.Now()); o != nil {
+				was = m.held
+				c.Got(was) // before the trouble, which it would end
+				c.trouble("%s is in use by another host on this link, and the kernel's log (dmesg) says by which: give that one another address; the server is told, and asked for a different one in %v", a, time.Until(m.resume).Round(time.Second))
 			}
 		case <-carrier:
 			o = m.begin(time.Now())

@@ -1,7 +1,7 @@
 // Package dhcp asks DHCP servers for one link's address, by IPv4 (RFC 2131) and IPv6 (RFC 8415, IA_NA), and for a prefix for
 // other links (IA_PD), and keeps them for as long as they let it. It sets nothing: a lease is plain data for the caller, who gives the address a lifetime so that
 // the kernel takes it away even when nobody is there to. An address of IPv4 that another host on the link has is no lease: it
-// is looked for by ARP, declined, and another one is asked for.
+// is looked for by ARP, declined, and another one is asked for; so is one of IPv6, of which the kernel finds out and the caller tells.
 //
 // One state machine serves both families: their exchanges differ in names and bytes only. It is a pure function of the
 // time, the messages that came in and its random numbers; sockets are in packet.go, arp.go and client.go.
@@ -135,9 +135,10 @@ type machine struct {
 	offer Lease
 	held  *Lease
 
-	probes    bool      // an address is used only if nobody on the link has it
+	probes    bool      // an address is used only if nobody on the link has it (IPv4; of IPv6 the kernel sees to that)
 	announced time.Time // when it was last said that held is ours
 	refusals  int       // addresses that others had, one after the other
+	resume    time.Time // when declined ends
 }
 
 // out is a message to send; server is valid where it goes to one server only.
@@ -223,6 +224,12 @@ func (m *machine) tick(now time.Time) *out {
 	case probing:
 		return m.probe(now)
 	case declined:
+		if now.Before(m.resume) {
+			return m.sayDeclined(now)
+		}
+		if m.held != nil { // a prefix: the server may give an address to it
+			return m.enter(renewing, now)
+		}
 		return m.enter(selecting, now)
 	case bound:
 		return m.enter(renewing, now)
@@ -244,12 +251,14 @@ func (m *machine) tick(now time.Time) *out {
 
 // hear is called with what came in.
 func (m *machine) hear(b []byte, now time.Time) *out {
-	if m.state == bound || m.state == probing || m.state == declined {
+	if m.state == bound || m.state == probing || m.state == declined && m.probes {
 		return nil
 	}
 	v, l, ok := m.codec.read(b, m.xid, now)
 	switch {
 	case !ok:
+	case m.state == declined:
+		m.wake = m.resume // the server has heard
 	case m.state == requesting && !bytes.Equal(l.server, m.offer.server), m.state == renewing && !bytes.Equal(l.server, m.held.server):
 		// another server than the one that was asked has no say
 	case v == offered && m.state == selecting:
@@ -267,6 +276,9 @@ func (m *machine) hear(b []byte, now time.Time) *out {
 				m.held, m.announced = &l, now // it stays in use meanwhile
 			}
 			return m.probe(now)
+		}
+		if had && l.Address.IsValid() {
+			m.refusals = 0 // it has been in use
 		}
 		lost := l.lacks(m.held)
 		m.state, m.held, m.wake = bound, &l, l.Renew

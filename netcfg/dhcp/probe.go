@@ -1,6 +1,9 @@
 package dhcp
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // An address is looked for three times in a fifth of a second, and is taken if nobody has answered by then. RFC 5227's own
 // times are four to seven seconds, which a machine that starts in one can't wait; it allows less on links that are faster (2.2).
@@ -11,6 +14,8 @@ const (
 	probeCount   = 3
 	announceNext = 2 * time.Second  // RFC 5227, 1.1: ANNOUNCE_INTERVAL
 	defendEvery  = 10 * time.Second // DEFEND_INTERVAL
+
+	firstPause, lastPause = 10 * time.Second, time.Minute // after an address that somebody has
 )
 
 // probe does the next step of trying and taking the address of offer.
@@ -55,10 +60,38 @@ func (m *machine) rival(now time.Time) *out {
 // too, to a minute: the server may know of no other.
 func (m *machine) decline(l Lease, now time.Time) *out {
 	if m.held != nil && m.held.Address == l.Address {
-		m.held = nil
+		m.held = l.withoutAddress()
 	}
-	wait := min(10*time.Second<<min(m.refusals, 3), time.Minute)
+	wait := min(firstPause<<min(m.refusals, 3), lastPause)
 	m.refusals++
-	m.state, m.xid, m.wake = declined, m.rand(), now.Add(wait)
-	return &out{payload: m.codec.write(sayDecline, m.xid, &l, 0), to: sayDecline, lease: &l}
+	m.state, m.xid, m.began, m.tries, m.offer, m.resume = declined, m.rand(), now, 0, l, now.Add(wait)
+	return m.sayDeclined(now)
+}
+
+// sayDeclined sends the DECLINE: by IPv4 once, by IPv6 until the server has answered (RFC 8415, 18.2.8), four times at most.
+func (m *machine) sayDeclined(now time.Time) *out {
+	m.wake = m.resume
+	if !m.probes && m.tries < patience-1 {
+		m.wake = now.Add(time.Second << m.tries)
+	}
+	m.tries++
+	return &out{payload: m.codec.write(sayDecline, m.xid, &m.offer, now.Sub(m.began)), to: sayDecline, lease: &m.offer}
+}
+
+// taken is called when the kernel, which looks for others that have an IPv6 address (RFC 4862, 5.4), has found one. A lease of
+// an earlier client's has no server to tell yet: it is found again once one has confirmed it.
+func (m *machine) taken(a netip.Addr, now time.Time) *out {
+	if m.held == nil || m.held.Address.Addr() != a || len(m.held.server) == 0 {
+		return nil
+	}
+	return m.decline(*m.held, now)
+}
+
+// withoutAddress is what remains of a lease whose address somebody has: its prefix, or nothing.
+func (l Lease) withoutAddress() *Lease {
+	if !l.Prefix.IsValid() {
+		return nil
+	}
+	l.Address, l.partial = netip.Prefix{}, true
+	return &l
 }

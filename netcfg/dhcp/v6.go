@@ -11,10 +11,10 @@ import (
 
 // Types of messages and options of RFC 8415; 23 and 24 of RFC 3646.
 const (
-	solicit6, advertise6, request6, renew6, rebind6, reply6        = 1, 2, 3, 5, 6, 7
-	opt6Client, opt6Server, opt6IANA, opt6Addr, opt6Wish           = 1, 2, 3, 5, 6
-	opt6Elapsed, opt6Status, opt6DNS, opt6Search            uint16 = 8, 13, 23, 24
-	opt6IAPD, opt6Prefix                                           = 25, 26
+	solicit6, advertise6, request6, renew6, rebind6, reply6, decline6        = 1, 2, 3, 5, 6, 7, 9
+	opt6Client, opt6Server, opt6IANA, opt6Addr, opt6Wish                     = 1, 2, 3, 5, 6
+	opt6Elapsed, opt6Status, opt6DNS, opt6Search                      uint16 = 8, 13, 23, 24
+	opt6IAPD, opt6Prefix                                                     = 25, 26
 )
 
 type codec6 struct {
@@ -40,14 +40,16 @@ func option6(b []byte, code uint16, value []byte) []byte {
 }
 
 func (c codec6) write(a ask, xid uint32, l *Lease, since time.Duration) []byte {
-	kind := map[ask]uint32{askAny: solicit6, askOffered: request6, askSame: rebind6, askRenew: renew6, askRebind: rebind6}[a]
+	kind := map[ask]uint32{askAny: solicit6, askOffered: request6, askSame: rebind6, askRenew: renew6, askRebind: rebind6, sayDecline: decline6}[a]
 	b := binary.BigEndian.AppendUint32(nil, kind<<24|xid&0xffffff)
 	b = option6(b, opt6Client, c.duid)
-	if a == askOffered || a == askRenew {
+	if a == askOffered || a == askRenew || a == sayDecline {
 		b = option6(b, opt6Server, l.server)
 	}
 	b = option6(b, opt6Elapsed, binary.BigEndian.AppendUint16(nil, uint16(min(since/(10*time.Millisecond), 0xffff))))
-	b = option6(b, opt6Wish, []byte{0, byte(opt6DNS), 0, byte(opt6Search)})
+	if a != sayDecline {
+		b = option6(b, opt6Wish, []byte{0, byte(opt6DNS), 0, byte(opt6Search)})
+	}
 	ia := binary.BigEndian.AppendUint32(nil, c.iaid)
 	ia = append(ia, make([]byte, 8)...)
 	na, pd := ia, slices.Clone(ia)
@@ -55,7 +57,7 @@ func (c codec6) write(a ask, xid uint32, l *Lease, since time.Duration) []byte {
 		na = option6(na, opt6Addr, append(l.Address.Addr().AsSlice(), make([]byte, 8)...))
 	}
 	b = option6(b, opt6IANA, na)
-	if !c.delegate {
+	if !c.delegate || a == sayDecline {
 		return b
 	}
 	prefix := netip.PrefixFrom(netip.IPv6Unspecified(), c.hint)
