@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -115,6 +117,58 @@ func arp(a ask, addr netip.Addr, mac net.HardwareAddr) []byte {
 	}
 	copy(b[24:28], addr.AsSlice())
 	return b
+}
+
+// Rivals looks for others on a link that have an address of IPv4 of this machine's, until ctx ends: now and whenever they speak
+// up; and while somebody has it, again and again, with pauses of ten seconds to a minute. found is told who has it, and nil when
+// nobody has it any more. The address is neither defended nor given up (RFC 5227, 2.4, c): it is the owner's will.
+func Rivals(ctx context.Context, link string, index int, mac net.HardwareAddr, addr netip.Addr, found func(who net.HardwareAddr)) error {
+	r, err := listenARP(link, index, mac)
+	if err != nil {
+		return err
+	}
+	ended := context.AfterFunc(ctx, func() { r.socket.Close() })
+	defer func() { ended(); r.socket.Close() }()
+	claimed, lost, stop := make(chan net.HardwareAddr), make(chan error, 1), make(chan struct{})
+	defer close(stop)
+	go receive(arpSize, r.recv, claimed, lost, stop)
+	var known net.HardwareAddr
+	pause := firstPause / 2
+	for left := probeCount; ; { // probes, or 0: nobody has it
+		var timer <-chan time.Time
+		switch {
+		case left > 0:
+			if err := r.send(askProbe, addr); err != nil {
+				return err
+			}
+			timer = time.After(time.Second)
+		case known != nil:
+			timer = time.After(pause)
+		}
+		select {
+		case who := <-claimed:
+			if known == nil {
+				found(who)
+			}
+			if known = who; left > 0 {
+				left, pause = 0, min(2*pause, lastPause)
+			}
+		case <-timer:
+			switch {
+			case left > 1:
+				left--
+			case left == 1:
+				if left, pause = 0, firstPause/2; known != nil {
+					known = nil
+					found(nil)
+				}
+			default:
+				left = probeCount
+			}
+		case err := <-lost:
+			return err
+		}
+	}
 }
 
 // recv waits for the next one that claims the address. Other links of this machine are none: where two of them are on one

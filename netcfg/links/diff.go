@@ -38,6 +38,9 @@ type Dev struct {
 	Failover      bool   // routes through it don't count while it has no carrier
 	Addresses     map[netip.Prefix]time.Time
 	Preferred     map[netip.Prefix]time.Time // of those for which it is not as long as they are valid
+	Tentative     map[netip.Prefix]bool      // the kernel is looking for others that have it
+	Failed        map[netip.Prefix]bool      // somebody has it, and so the kernel does not use it
+	Loopback      bool
 }
 
 // Marked aliases are those of links that coble made; what stands behind the mark is a digest of a tunnel's keys and peers.
@@ -113,6 +116,7 @@ type Wanted struct {
 	Adverts map[string]advert        // by link and what it is about
 	tunnels map[string]tunnel        // by link; one that is not there has no key yet
 	old     map[string][]share       // by link, deprecated
+	taken   map[place]*clash         // addresses that others have
 }
 
 // Diff is pure: what to do so that s becomes what is wanted. Links are renamed before anything else, and alone.
@@ -382,6 +386,13 @@ func (d *differ) addresses(l *Link, v *Dev) {
 		}
 		if !want[p].Until.IsZero() && !want[p].Until.After(d.now) {
 			continue // over, and its client is about to say so
+		}
+		if c := d.w.taken[place{l.Name, p}]; c != nil && !c.trying {
+			continue
+		}
+		if v.Failed[p] { // the kernel does not try what it has
+			d.add(Change{Op: DelAddr, Link: l.Name, Address: p})
+			has = false
 		}
 		if !has || !d.same(have, want[p].Until) || !d.same(preferred, want[p].Preferred) {
 			d.add(Change{Op: AddAddr, Link: l.Name, Address: p, life: want[p]})

@@ -43,6 +43,11 @@ func read(now time.Time, wanted []Link) (*State, error) {
 	for _, a := range addrs {
 		if v := s.Devices[names[a.LinkIndex]]; v != nil {
 			p := prefix(a.IPNet)
+			if a.Flags&unix.IFA_F_DADFAILED != 0 {
+				v.Failed[p] = true
+			} else if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+				v.Tentative[p] = true
+			}
 			v.Addresses[p] = until(now, a.ValidLft)
 			if a.PreferedLft != a.ValidLft {
 				v.Preferred[p] = now
@@ -85,6 +90,7 @@ func readDev(l netlink.Link) *Dev {
 		Name: a.Name, Index: a.Index, Master: a.MasterIndex, Parent: a.ParentIndex, Kind: l.Type(), Alias: a.Alias, Group: a.Group,
 		Up: a.Flags&net.FlagUp != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0, MAC: a.HardwareAddr.String(), PermMAC: a.PermHWAddr.String(),
 		MTU: a.MTU, Addresses: map[netip.Prefix]time.Time{}, Preferred: map[netip.Prefix]time.Time{},
+		Tentative: map[netip.Prefix]bool{}, Failed: map[netip.Prefix]bool{}, Loopback: a.Flags&net.FlagLoopback != 0,
 	}
 	switch l := l.(type) {
 	case *netlink.Vlan:

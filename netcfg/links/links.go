@@ -43,26 +43,31 @@ type Options struct {
 
 // Keeper keeps links as they are wanted.
 type Keeper struct {
-	o     Options
-	set   chan request
-	leash chan leased
-	found chan endpoint
-	heard chan advert
-	ended chan struct{}
-	stop  context.CancelFunc
+	o      Options
+	set    chan request
+	leash  chan leased
+	found  chan endpoint
+	heard  chan advert
+	gone   chan lost
+	rivals chan rival
+	ended  chan struct{}
+	stop   context.CancelFunc
 
 	// What follows is the loop's own.
-	want    Wanted
-	memory  memory
-	clients map[clientKey]*client
-	voices  map[string]*voice         // that say the machine's name, by link
-	saying  sync.WaitGroup            // voices that have not ended
-	names   map[string]netip.AddrPort // endpoints that are written as names; not valid: being asked for
-	unknown map[string]string         // why there is none for a name
-	forget  context.CancelFunc        // ends that asking
-	told    map[string]bool           // problems that were logged
-	failed  map[string]string         // what could not be done this time, by link
-	resolv  string                    // what was written last
+	want     Wanted
+	memory   memory
+	clients  map[clientKey]*client
+	voices   map[string]*voice         // that say the machine's name, by link
+	saying   sync.WaitGroup            // voices that have not ended
+	names    map[string]netip.AddrPort // endpoints that are written as names; not valid: being asked for
+	unknown  map[string]string         // why there is none for a name
+	forget   context.CancelFunc        // ends that asking
+	told     map[string]bool           // problems that were logged
+	failed   map[string]string         // what could not be done this time, by link
+	removed  []lost                    // addresses, since the last look
+	taken    map[place]*clash          // addresses that others have
+	watchers map[place]*watcher        // for others that have static addresses
+	resolv   string                    // what was written last
 
 	staleAfter, lookEvery time.Duration // constants, but for tests
 
@@ -85,7 +90,8 @@ type client struct {
 	stop    context.CancelFunc
 	lease   *dhcp.Lease
 
-	trouble string // that keeps it from a lease
+	trouble string          // that keeps it from a lease
+	taken   chan netip.Addr // addresses that somebody has; the loop alone writes
 
 	delegate bool
 	hint     int
@@ -133,7 +139,7 @@ func Start(o Options) (*Keeper, error) {
 	k := &Keeper{
 		staleAfter: staleAfter, lookEvery: lookEvery,
 		o: o, set: make(chan request), leash: make(chan leased), ended: make(chan struct{}),
-		found: make(chan endpoint), heard: make(chan advert), forget: func() {}, clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, unknown: map[string]string{}, told: map[string]bool{},
+		found: make(chan endpoint), heard: make(chan advert), gone: make(chan lost), rivals: make(chan rival), taken: map[place]*clash{}, watchers: map[place]*watcher{}, forget: func() {}, clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, unknown: map[string]string{}, told: map[string]bool{},
 		online: map[string]bool{}, changed: make(chan struct{}),
 	}
 	if b, err := os.ReadFile(o.Memory); err == nil {
@@ -210,6 +216,14 @@ func (k *Keeper) watch(ctx context.Context, s *nl.NetlinkSocket, events chan<- s
 				}
 			case unix.RTM_NEWROUTE, unix.RTM_DELROUTE: // a router's thousands are others'
 				about = about || len(m.Data) >= unix.SizeofRtMsg && m.Data[5] == protocol || len(m.Data) >= unix.SizeofRtMsg && m.Data[1] == 0
+			case unix.RTM_DELADDR:
+				if l, ok := readLost(m.Data); ok {
+					select {
+					case k.gone <- l:
+					case <-ctx.Done():
+					}
+				}
+				about = true
 			default:
 				about = true
 			}
@@ -251,6 +265,7 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 			k.take(l)
 		case <-events:
 			if started && k.idle() {
+				k.removed = nil
 				continue
 			}
 			time.Sleep(min(max(settle, 20*took), maxSettle))
@@ -264,6 +279,11 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 			if s, err := read(time.Now(), k.want.Links); err == nil {
 				k.advertised(a, s)
 			}
+		case l := <-k.gone:
+			k.removed = append(k.removed, l)
+			continue // with what the kernel tells next
+		case r := <-k.rivals:
+			k.contested(r)
 		case <-timer:
 		case <-ends:
 		}
@@ -275,7 +295,11 @@ func (k *Keeper) loop(ctx context.Context, events <-chan struct{}) {
 		good := k.reconcile(ctx)
 		took = time.Since(began)
 		ends = nil
-		if _, next := k.adverts(time.Now()); !next.IsZero() {
+		_, next := k.adverts(time.Now())
+		if try := k.nextTry(); next.IsZero() || !try.IsZero() && try.Before(next) {
+			next = try
+		}
+		if !next.IsZero() {
 			ends = time.After(time.Until(next))
 		}
 		if !good {
@@ -298,6 +322,9 @@ func (k *Keeper) setWanted(c Config) {
 	order, err := Order(c.Links)
 	k.told = map[string]bool{}
 	k.want = Wanted{Links: order, Leases: map[string][]*dhcp.Lease{}}
+	for _, c := range k.taken {
+		c.again = time.Time{} // maybe somebody has seen to it
+	}
 	k.problem(err)
 	for key, cl := range k.clients {
 		if l := find(order, key.link); l == nil || !l.asks(key.v6) || key.v6 && (cl.delegate != delegates(order, key.link) || cl.hint != l.PrefixHint) {
@@ -364,6 +391,7 @@ func (k *Keeper) reconcile(ctx context.Context) bool {
 			return false
 		}
 		k.runClients(ctx, s)
+		k.clashes(s, now)
 		k.want.Leases = k.leases()
 		k.want.Adverts, _ = k.adverts(now)
 		k.share(now)
@@ -382,6 +410,7 @@ func (k *Keeper) reconcile(ctx context.Context) bool {
 		k.resolv = text
 	}
 	k.announce(ctx, s)
+	k.watchStatic(ctx, s)
 	k.tell(s, time.Now())
 	return good
 }
@@ -490,14 +519,14 @@ func (k *Keeper) startClient(ctx context.Context, key clientKey, v *Dev) {
 		return
 	}
 	ctx, stop := context.WithCancel(ctx)
-	c := &client{index: v.Index, mac: v.MAC, carrier: v.Carrier, back: make(chan struct{}, 1), stop: stop}
+	c := &client{index: v.Index, mac: v.MAC, carrier: v.Carrier, back: make(chan struct{}, 1), taken: make(chan netip.Addr, 1), stop: stop}
 	k.clients[key] = c
 	if key.v6 {
 		c.delegate, c.hint = delegates(k.want.Links, key.link), find(k.want.Links, key.link).PrefixHint
 	}
 	d := dhcp.Client{
 		Link: key.link, Index: v.Index, MAC: mac, Host: k.o.Host, V6: key.v6, Log: k.o.Log,
-		Delegate: c.delegate, PrefixLength: c.hint,
+		Delegate: c.delegate, PrefixLength: c.hint, Taken: c.taken,
 		Got: func(l *dhcp.Lease) {
 			k.hear(ctx, leased{key: key, from: c, lease: l})
 		},

@@ -84,13 +84,24 @@ func (k *Keeper) judge(l *Link, v *Dev) (state, problem string) {
 	}
 	add(failed)
 	for _, p := range sorted(k.want.addresses(l)) {
-		if _, has := v.Addresses[p]; !has {
+		at := place{l.Name, p}
+		if _, has := v.Addresses[p]; !has || k.taken[at] != nil {
 			state = Waiting
+		}
+		if k.taken[at] != nil {
+			add(inUse(p))
+		}
+		if w := k.watchers[at]; w != nil && w.who != "" {
+			add(inUseToo(p, w.who))
 		}
 	}
 	for _, v6 := range []bool{false, true} {
 		c := k.clients[clientKey{l.Name, v6}]
-		if !l.asks(v6) || c != nil && c.lease != nil {
+		if !l.asks(v6) {
+			continue
+		}
+		if c != nil && c.lease != nil {
+			add(c.trouble)
 			continue
 		}
 		state = Waiting
