@@ -93,6 +93,36 @@ func TestTakenSix(t *testing.T) {
 	}
 }
 
+// dnsmasq knows of no other address: the one that a neighbour has is tried once each time that it gives it, and used in the end.
+func TestTakenSixAgain(t *testing.T) {
+	p := nstest.NewPeer(t)
+	p.Veth(t, "wan0", "srv0", "fd00:3::1/64")
+	proxy := &netlink.Neigh{Family: netlink.FAMILY_V6, Flags: netlink.NTF_PROXY, IP: netip.MustParseAddr("fd00:3::50").AsSlice()}
+	p.Do(func() { // dnsmasq would give away nothing of its own machine's
+		srv, err := netlink.LinkByName("srv0")
+		require.NoError(t, err)
+		for file, v := range map[string]string{"conf/all/forwarding": "1", "conf/srv0/proxy_ndp": "1", "neigh/srv0/proxy_delay": "0"} {
+			require.NoError(t, os.WriteFile("/proc/sys/net/ipv6/"+file, []byte(v), 0))
+		}
+		proxy.LinkIndex = srv.Attrs().Index
+		require.NoError(t, netlink.NeighAdd(proxy))
+	})
+	p.Start(t, nstest.Program(t, "dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--port=0", "--pid-file=", "--log-facility=-", "--log-dhcp",
+		"--dhcp-leasefile="+t.TempDir()+"/leases", "--interface=srv0", "--bind-dynamic", "--dhcp-authoritative", "--dhcp-range=fd00:3::50,fd00:3::50,64,1h")
+	k := keep(t, t.TempDir(), Link{Name: "wan0", DHCP6: true})
+	for range 2 {
+		nstest.Until(t, "try", func() bool { return strings.Count(k.took(), "add address fd00:3::50/128") == 1 })
+		nstest.Until(t, "word of who has it", func() bool {
+			return strings.HasPrefix(k.how(), "waiting: no IPv6 lease: fd00:3::50 is in use by another host")
+		})
+		for start := time.Now(); time.Since(start) < 8*time.Second; time.Sleep(100 * time.Millisecond) {
+			require.Empty(t, k.took(), "nothing before its time")
+		}
+	}
+	p.Do(func() { require.NoError(t, netlink.NeighDel(proxy)) })
+	nstest.Until(t, "use of the address", func() bool { return k.how() == "up: " })
+}
+
 // A neighbour has a static IPv6 address: the status says so, it is tried after pauses, and used when the neighbour has gone.
 func TestTakenStaticSix(t *testing.T) {
 	p := nstest.NewPeer(t)
