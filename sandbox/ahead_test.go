@@ -25,10 +25,15 @@ func TestNamespacesMadeAhead(t *testing.T) {
 		})
 	}
 	own := run(t, show, shared).out
+	options := []string{"ro", "rw", "sync", "ro"}
+	var roots []string
+	for range options { // not beside a start: its child would hold the shell open for writing
+		roots = append(roots, newRoot(t))
+	}
 	var wg sync.WaitGroup
-	for _, option := range []string{"ro", "rw", "sync", "ro"} {
+	for i, option := range options {
 		wg.Go(func() {
-			spec := newSpec(newRoot(t), "sh", "-c", show)
+			spec := newSpec(roots[i], "sh", "-c", show)
 			for i, m := range spec.Mounts {
 				if m.Type == "sysfs" {
 					spec.Mounts[i].Options = []string{"nosuid", "noexec", "nodev", option}
