@@ -57,7 +57,7 @@ func TestPackagesAsRoot(t *testing.T) {
 			}
 			list := slices.Clone(list)
 			if os.Getenv("COBLE_VM_ALL")+os.Getenv("COBLE_VM_TESTS") == "" {
-				list = slices.DeleteFunc(list, func(p string) bool { return !matters(p, c.arch, c.series, c.cgroup) })
+				list = slices.DeleteFunc(list, func(p string) bool { return !matters(p, c.series, c.cgroup) })
 			}
 			run(t, vm.FetchKernelT(t, c.arch, c.series), 60*time.Second, list...)
 		})
@@ -65,17 +65,14 @@ func TestPackagesAsRoot(t *testing.T) {
 }
 
 // matters tells whether a package is tested on a kernel without $COBLE_VM_ALL. The sandbox is tested on each; the network on the
-// newest, and what the processor can change on another; the machine's own links, of which this host's kernel may lack kinds, on
-// the oldest.
-func matters(pkg, arch, series, cgroup string) bool {
+// newest; the machine's own links, of which this host's kernel may lack kinds, on the oldest.
+func matters(pkg, series, cgroup string) bool {
 	switch {
 	case strings.HasPrefix(pkg, "./sandbox"):
 		return true
 	case pkg == "./netcfg/links":
 		return series == "5.10" && cgroup == ""
-	case pkg == "./netcfg":
-		return series == "6.12" || arch == "arm64"
-	case strings.HasPrefix(pkg, "./netcfg/"):
+	case strings.HasPrefix(pkg, "./netcfg"):
 		return series == "6.12"
 	default:
 		return series != "5.10"
