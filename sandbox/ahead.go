@@ -7,25 +7,24 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
 
-// ahead are a network and an IPC namespace that another thread makes, while this one makes the cgroups: of all that is
-// new in a container they take the kernel longest. For the superblock of a namespace's message queues, and for that of
-// its sysfs, which that thread makes too, the kernel looks through those of all other namespaces (sget_fc): with a thousand
-// containers that takes a third of a start. The child's own mount of sysfs finds it at once. If the thread is late the
-// child does the work itself, and nothing but time is lost.
+// ahead are a network and an IPC namespace that another thread makes, while this one compiles the plan and makes the cgroups:
+// of all that is new in a container they take the kernel longest. For the superblock of a namespace's message queues, and for
+// that of its sysfs, which that thread makes too, the kernel looks through those of all other namespaces (sget_fc): with a
+// thousand containers that takes a third of a start. The child's own mount of sysfs finds it at once. If the thread is late
+// the child does the work itself, and nothing but time is lost.
 type ahead struct {
 	made  chan []spawn.Namespace // once; none if the kernel refused, which the plan's own clone will explain
 	sysfs chan int               // context (fsopen(2)) that keeps the superblock, once; -1 is none
 }
 
-// makeAhead starts with those that the plan makes. It returns nil if that are none, or if they belong to a user
+// makeAhead starts with those that the plan will make. It returns nil if that are none, or if they belong to a user
 // namespace, which this process cannot make them for.
-func makeAhead(p *plan.Plan, s *specs.Spec) *ahead {
-	flags := p.CloneFlags & (unix.CLONE_NEWNET | unix.CLONE_NEWIPC)
-	if flags == 0 || p.CloneFlags&unix.CLONE_NEWUSER != 0 {
+func makeAhead(s *specs.Spec) *ahead {
+	flags := newAhead(s.Linux.Namespaces)
+	if flags == 0 {
 		return nil
 	}
 	a := &ahead{made: make(chan []spawn.Namespace, 1), sysfs: make(chan int, 1)}
@@ -44,6 +43,21 @@ func makeAhead(p *plan.Plan, s *specs.Spec) *ahead {
 		a.sysfs <- context
 	}()
 	return a
+}
+
+// newAhead is pure: CLONE_NEWNET and CLONE_NEWIPC, as the plan's clone would have them of this process.
+func newAhead(list []specs.LinuxNamespace) (flags uint64) {
+	for _, n := range list {
+		switch {
+		case n.Type == specs.UserNamespace:
+			return 0
+		case n.Path == "" && n.Type == specs.NetworkNamespace:
+			flags |= unix.CLONE_NEWNET
+		case n.Path == "" && n.Type == specs.IPCNamespace:
+			flags |= unix.CLONE_NEWIPC
+		}
+	}
+	return flags
 }
 
 // sysfsMount finds a mount of sysfs whose superblock is an ordinary one, or a read-only one: who mounts first decides.

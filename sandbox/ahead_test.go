@@ -10,8 +10,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // TestNamespacesMadeAhead: they are not the machine's, the engine's threads stay where they were, and the superblock of
@@ -59,12 +57,16 @@ func TestNamespacesMadeAhead(t *testing.T) {
 
 // TestNothingMadeAhead: where a user namespace is to own the new ones, or none are wanted, or they are joined.
 func TestNothingMadeAhead(t *testing.T) {
-	for _, flags := range []uint64{0, unix.CLONE_NEWNS | unix.CLONE_NEWPID, unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWIPC} {
-		a := makeAhead(&plan.Plan{CloneFlags: flags}, &specs.Spec{})
+	user, net, ipc := specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace}, specs.LinuxNamespace{Type: specs.IPCNamespace}
+	joined, mount := specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/proc/self/ns/net"}, specs.LinuxNamespace{Type: specs.MountNamespace}
+	for _, list := range [][]specs.LinuxNamespace{nil, {mount, joined}, {net, ipc, user}, {{Type: specs.UserNamespace, Path: "/proc/self/ns/user"}, net}} {
+		a := makeAhead(&specs.Spec{Linux: &specs.Linux{Namespaces: list}})
 		require.Nil(t, a)
 		require.Empty(t, a.namespaces())
 		a.end()
 	}
+	require.EqualValues(t, unix.CLONE_NEWNET|unix.CLONE_NEWIPC, newAhead([]specs.LinuxNamespace{net, mount, ipc}))
+	require.EqualValues(t, unix.CLONE_NEWIPC, newAhead([]specs.LinuxNamespace{joined, ipc}))
 }
 
 // TestMadeAheadInVain: a start that fails before it needs them leaves no descriptor.
@@ -72,7 +74,10 @@ func TestMadeAheadInVain(t *testing.T) {
 	needRoot(t)
 	before := openFDs(t)
 	for range 10 {
-		a := makeAhead(&plan.Plan{CloneFlags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC}, &specs.Spec{Mounts: []specs.Mount{{Type: "sysfs"}}})
+		a := makeAhead(&specs.Spec{
+			Mounts: []specs.Mount{{Type: "sysfs"}},
+			Linux:  &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}}},
+		})
 		a.end()
 	}
 	require.Equal(t, before, openFDs(t))

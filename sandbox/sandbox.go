@@ -125,6 +125,8 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	}
 	r := &runner{inputs: map[string]uintptr{}}
 	defer r.close()
+	r.ahead = makeAhead(c.Spec)
+	defer r.ahead.end()
 	for name, f := range c.Trees {
 		r.inputs[name] = f.Fd()
 	}
@@ -149,8 +151,6 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.ahead = makeAhead(p, c.Spec)
-	defer r.ahead.end()
 	if err := c.makeTargets(); err != nil {
 		return nil, err
 	}
