@@ -7,6 +7,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
 
@@ -23,8 +24,9 @@ type ahead struct {
 // makeAhead starts with those that the plan will make. It returns nil if that are none, or if they belong to a user
 // namespace, which this process cannot make them for.
 func makeAhead(s *specs.Spec) *ahead {
-	flags := newAhead(s.Linux.Namespaces)
-	if flags == 0 {
+	all := plan.NewNamespaces(s)
+	flags := all & (unix.CLONE_NEWNET | unix.CLONE_NEWIPC)
+	if flags == 0 || all&unix.CLONE_NEWUSER != 0 {
 		return nil
 	}
 	a := &ahead{made: make(chan []spawn.Namespace, 1), sysfs: make(chan int, 1)}
@@ -43,21 +45,6 @@ func makeAhead(s *specs.Spec) *ahead {
 		a.sysfs <- context
 	}()
 	return a
-}
-
-// newAhead is pure: CLONE_NEWNET and CLONE_NEWIPC, as the plan's clone would have them of this process.
-func newAhead(list []specs.LinuxNamespace) (flags uint64) {
-	for _, n := range list {
-		switch {
-		case n.Type == specs.UserNamespace:
-			return 0
-		case n.Path == "" && n.Type == specs.NetworkNamespace:
-			flags |= unix.CLONE_NEWNET
-		case n.Path == "" && n.Type == specs.IPCNamespace:
-			flags |= unix.CLONE_NEWIPC
-		}
-	}
-	return flags
 }
 
 // sysfsMount finds a mount of sysfs whose superblock is an ordinary one, or a read-only one: who mounts first decides.

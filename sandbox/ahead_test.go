@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // TestNamespacesMadeAhead: they are not the machine's, the engine's threads stay where they were, and the superblock of
@@ -65,8 +67,9 @@ func TestNothingMadeAhead(t *testing.T) {
 		require.Empty(t, a.namespaces())
 		a.end()
 	}
-	require.EqualValues(t, unix.CLONE_NEWNET|unix.CLONE_NEWIPC, newAhead([]specs.LinuxNamespace{net, mount, ipc}))
-	require.EqualValues(t, unix.CLONE_NEWIPC, newAhead([]specs.LinuxNamespace{joined, ipc}))
+	for want, list := range map[uint64][]specs.LinuxNamespace{unix.CLONE_NEWNET | unix.CLONE_NEWIPC: {net, mount, ipc}, unix.CLONE_NEWIPC: {joined, ipc}} {
+		require.Equal(t, want, plan.NewNamespaces(&specs.Spec{Linux: &specs.Linux{Namespaces: list}})&(unix.CLONE_NEWNET|unix.CLONE_NEWIPC))
+	}
 }
 
 // TestMadeAheadInVain: a start that fails before it needs them leaves no descriptor.

@@ -72,6 +72,7 @@ func cloneFlag(t specs.LinuxNamespaceType) uint64 {
 // that only the machine's root can do (joinUser); what is new then belongs to it, but for the PID namespace, which
 // only a clone makes, and which stays the machine's.
 func (b *builder) namespaces(in *Input) error {
+	b.p.CloneFlags |= NewNamespaces(in.Spec)
 	for _, n := range in.Spec.Linux.Namespaces {
 		if err := b.namespace(in, n); err != nil {
 			return fmt.Errorf("linux.namespaces: %s: %w", n.Type, err)
@@ -80,13 +81,25 @@ func (b *builder) namespaces(in *Input) error {
 	return nil
 }
 
+// NewNamespaces is pure: those that the clone makes, as flags of clone(2).
+func NewNamespaces(s *specs.Spec) (flags uint64) {
+	user := ns(s, specs.UserNamespace)
+	late := user != nil && user.Path != ""
+	for _, n := range s.Linux.Namespaces {
+		switch {
+		case n.Path != "", n.Type == specs.CgroupNamespace, n.Type == specs.TimeNamespace:
+		case late && n.Type != specs.PIDNamespace:
+		default:
+			flags |= cloneFlag(n.Type)
+		}
+	}
+	return flags
+}
+
+// namespace joins one that is there.
 func (b *builder) namespace(in *Input, n specs.LinuxNamespace) error {
-	late := in.joins(specs.UserNamespace)
 	switch {
-	case n.Path == "" && (n.Type == specs.CgroupNamespace || n.Type == specs.TimeNamespace):
-	case n.Path == "" && late && n.Type != specs.PIDNamespace:
 	case n.Path == "":
-		b.p.CloneFlags |= cloneFlag(n.Type)
 	case n.Type == specs.UserNamespace:
 	case n.Type == specs.TimeNamespace:
 		b.p.Copy = true // setns(2), EUSERS
