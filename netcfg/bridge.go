@@ -12,13 +12,21 @@ import (
 	"github.com/coble-os/coble/netcfg/nft"
 )
 
+// standing is the network's bridge if it is there as it is wanted, or nil. Called with mu held.
+func (h *Host) standing(n Network, links picture) *link {
+	if h.ready[n.Bridge] != n {
+		return nil
+	}
+	return links.named(n.Bridge)
+}
+
 // ensure makes the bridge, if none of these links, which are all of the host's, is it, returns it and switches forwarding on. Called
 // with mu held.
 func (h *Host) ensure(n Network, links picture) (*link, error) {
-	link := links.named(n.Bridge)
-	if link != nil && h.ready[n.Bridge] == n {
+	if link := h.standing(n, links); link != nil {
 		return link, nil
 	}
+	link := links.named(n.Bridge)
 	if link != nil && link.kind != "bridge" {
 		return nil, fmt.Errorf("make bridge %s: there is a link of that name already, of type %s", n.Bridge, link.kind)
 	}

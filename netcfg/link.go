@@ -37,7 +37,7 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	links, err := h.view.look()
-	if err == nil && (h.ready[n.Bridge] != n || links.named(n.Bridge) == nil) {
+	if err == nil && h.standing(n, links) == nil {
 		links, err = h.view.list()
 	}
 	if err != nil {

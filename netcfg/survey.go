@@ -19,7 +19,7 @@ func (h *Host) survey(c Config, links picture) (s survey) {
 	wanted := map[string]bool{}
 	for _, n := range c.Networks {
 		wanted[n.Bridge] = true
-		s.unready = s.unready || h.ready[n.Bridge] != n || links.named(n.Bridge) == nil
+		s.unready = s.unready || h.standing(n, links) == nil
 	}
 	for _, n := range c.Attached {
 		wanted[n.Parent] = true
