@@ -143,16 +143,16 @@ func (d *document) checkLinks(c *Config) {
 
 // checkPrefixes finds links that take their addresses from where none come, and two that want the same.
 func (d *document) checkPrefixes(c *Config) {
-	all, wanted := c.Links(), map[string]string{}
+	all, asked, holders := c.Links(), map[string]bool{}, map[string]string{} // holders by subnet
 	for _, l := range all {
-		wanted[l.PrefixFrom] = "somebody"
+		asked[l.PrefixFrom] = true
 	}
 	for _, name := range sortedKeys(all) {
 		section, in, l := "link."+name, c.Link, all[name]
 		if _, up := c.Uplink[name]; up {
 			section, in = "uplink."+name, c.Uplink
 		}
-		if l.PrefixHint != 0 && wanted[name] == "" {
+		if l.PrefixHint != 0 && !asked[name] {
 			d.bad(section, "prefix_hint", "nobody has prefix_from = %q: prefix_hint is the length of a prefix that nobody asks for", name)
 			l.PrefixHint = 0
 		}
@@ -167,11 +167,11 @@ func (d *document) checkPrefixes(c *Config) {
 		case l.PrefixFrom != "" && (l.PrefixFrom == name || !all[l.PrefixFrom].DHCP6):
 			d.bad(section, "prefix_from", "prefix_from %q is no other link of this file with dhcp6 = true: name the one whose server delegates the prefix", l.PrefixFrom)
 			l.PrefixFrom, l.SubnetID = "", nil
-		case subnet != "" && wanted[subnet] != "":
-			d.bad(section, "subnet_id", "%s is %s's already", subnet, wanted[subnet])
+		case subnet != "" && holders[subnet] != "":
+			d.bad(section, "subnet_id", "%s is %s's already", subnet, holders[subnet])
 			l.PrefixFrom, l.SubnetID = "", nil
 		case subnet != "":
-			wanted[subnet] = section
+			holders[subnet] = section
 		}
 		in[name] = l
 	}

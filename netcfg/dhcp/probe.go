@@ -56,15 +56,18 @@ func (m *machine) rival(now time.Time) *out {
 	return nil
 }
 
+// Pause is how long to wait before an address is tried again that somebody had, or another in its place, after so many tries
+// that ended so before: ten seconds, and twice as long each time, to a minute.
+func Pause(tries int) time.Duration { return min(firstPause<<min(tries, 3), lastPause) }
+
 // decline waits ten seconds before it asks again, as RFC 2131 wants; and twice as long each time that another address is taken
 // too, to a minute: the server may know of no other.
 func (m *machine) decline(l Lease, now time.Time) *out {
 	if m.held != nil && m.held.Address == l.Address {
 		m.held = l.withoutAddress()
 	}
-	wait := min(firstPause<<min(m.refusals, 3), lastPause)
+	m.state, m.xid, m.began, m.tries, m.offer, m.resume = declined, m.rand(), now, 0, l, now.Add(Pause(m.refusals))
 	m.refusals++
-	m.state, m.xid, m.began, m.tries, m.offer, m.resume = declined, m.rand(), now, 0, l, now.Add(wait)
 	return m.sayDeclined(now)
 }
 

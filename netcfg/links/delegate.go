@@ -59,17 +59,22 @@ func subnet(p netip.Prefix, n int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), 64)
 }
 
-// shares are what links have of delegated prefixes now.
+// share is what a link has of a delegated prefix now.
+func (w Wanted) share(l *Link) (s share, has bool) {
+	lease := w.delegation(l.PrefixFrom)
+	if lease == nil {
+		return s, false
+	}
+	a := subnet(lease.Prefix, subnets(w.Links, l.PrefixFrom)[l.Name])
+	return share{a, life{lease.PrefixUntil, lease.PrefixPreferred}}, a.IsValid()
+}
+
+// shares are what all links have.
 func (w Wanted) shares() map[string]share {
 	all := map[string]share{}
 	for i := range w.Links {
-		l := &w.Links[i]
-		lease := w.delegation(l.PrefixFrom)
-		if lease == nil {
-			continue
-		}
-		if a := subnet(lease.Prefix, subnets(w.Links, l.PrefixFrom)[l.Name]); a.IsValid() {
-			all[l.Name] = share{a, life{lease.PrefixUntil, lease.PrefixPreferred}}
+		if s, has := w.share(&w.Links[i]); has {
+			all[w.Links[i].Name] = s
 		}
 	}
 	return all

@@ -356,7 +356,7 @@ func (w Wanted) addresses(l *Link) map[netip.Prefix]life {
 	for _, s := range w.old[l.Name] {
 		all[s.Address] = s.life
 	}
-	if s, has := w.shares()[l.Name]; has {
+	if s, has := w.share(l); has {
 		all[s.Address] = s.life
 	}
 	for _, p := range l.Addresses {

@@ -137,10 +137,11 @@ func Start(o Options) (*Keeper, error) {
 		return nil, fmt.Errorf("watch links: %w", err)
 	}
 	k := &Keeper{
-		staleAfter: staleAfter, lookEvery: lookEvery,
-		o: o, set: make(chan request), leash: make(chan leased), ended: make(chan struct{}),
-		found: make(chan endpoint), heard: make(chan advert), gone: make(chan lost), rivals: make(chan rival), taken: map[place]*clash{}, watchers: map[place]*watcher{}, forget: func() {}, clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, unknown: map[string]string{}, told: map[string]bool{},
-		online: map[string]bool{}, changed: make(chan struct{}),
+		o: o, staleAfter: staleAfter, lookEvery: lookEvery, forget: func() {},
+		set: make(chan request), leash: make(chan leased), found: make(chan endpoint), heard: make(chan advert),
+		gone: make(chan lost), rivals: make(chan rival), ended: make(chan struct{}), changed: make(chan struct{}),
+		clients: map[clientKey]*client{}, voices: map[string]*voice{}, names: map[string]netip.AddrPort{}, unknown: map[string]string{},
+		told: map[string]bool{}, taken: map[place]*clash{}, watchers: map[place]*watcher{}, online: map[string]bool{},
 	}
 	if b, err := os.ReadFile(o.Memory); err == nil {
 		if err := json.Unmarshal(b, &k.memory); err != nil {

@@ -155,7 +155,7 @@ func noLease(v6 bool, trouble string) string {
 
 // noShare says why a link has no part of the prefix that it is to have one of.
 func (w Wanted) noShare(l *Link) string {
-	if _, has := w.shares()[l.Name]; l.PrefixFrom == "" || has {
+	if _, has := w.share(l); l.PrefixFrom == "" || has {
 		return ""
 	}
 	lease := w.delegation(l.PrefixFrom)

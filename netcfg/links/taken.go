@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/netcfg/dhcp"
@@ -41,20 +40,13 @@ func readLost(b []byte) (l lost, ok bool) {
 	if len(b) < unix.SizeofIfAddrmsg || b[2]&(failed|permanent) != failed {
 		return l, false
 	}
-	attrs, err := nl.ParseRouteAttr(b[unix.SizeofIfAddrmsg:])
-	if err != nil {
-		return l, false
-	}
-	for _, a := range attrs {
-		if addr, is := netip.AddrFromSlice(a.Value); is && a.Attr.Type == unix.IFA_ADDRESS {
-			return lost{int(binary.NativeEndian.Uint32(b[4:])), netip.PrefixFrom(addr, int(b[1]))}, true
+	attributes(b[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) {
+		if addr, is := netip.AddrFromSlice(value); is && kind == unix.IFA_ADDRESS {
+			l, ok = lost{int(binary.NativeEndian.Uint32(b[4:])), netip.PrefixFrom(addr, int(b[1]))}, true
 		}
-	}
-	return l, false
+	})
+	return l, ok
 }
-
-// firstPause and lastPause are those before an address is tried again: each is twice as long as the one before.
-const firstPause, lastPause = 10 * time.Second, time.Minute
 
 // clashes finds out which addresses others have, and when those are to be tried again.
 func (k *Keeper) clashes(s *State, now time.Time) {
@@ -98,7 +90,7 @@ func (k *Keeper) clash(at place, now time.Time) {
 		k.taken[at] = c
 	}
 	if c.trying {
-		c.trying, c.again = false, now.Add(min(firstPause<<min(c.tries, 3), lastPause))
+		c.trying, c.again = false, now.Add(dhcp.Pause(c.tries))
 		c.tries++
 	}
 	k.problem(at.taken())
