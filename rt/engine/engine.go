@@ -6,8 +6,6 @@ package engine
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +18,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/coble-os/coble/init/boot"
 	"github.com/coble-os/coble/init/notify"
@@ -156,10 +155,13 @@ func (e *Engine) openParts() (err error) {
 		Config: e.o.Network, Instance: e.name, ID: e.id, Own: e.o.Init, Store: e.store, Log: e.log,
 		Jobs: e.Jobs, Containers: e.Containers, Keeper: e.keeper, Emit: e.events.emit, Problem: e.Problem, Once: e.problemOnce,
 	})
+	if err != nil {
+		return err
+	}
 	e.Exec = execdriver.New(execdriver.Options{
 		Instance: e.name, Root: e.o.Root, Log: e.log, Jobs: e.Jobs, Containers: e.Containers, Emit: e.events.emit, Mounts: e.Images.Mounts,
 	})
-	return err
+	return nil
 }
 
 // makeFolders makes what is missing and closes it: nobody but root walks into images and containers, whose set-uid
@@ -195,8 +197,7 @@ func InstanceName(root string) string {
 	if root == DefaultRoot {
 		return "coble"
 	}
-	sum := hashString(root)
-	return "cb" + sum[:8]
+	return "cb" + digest.FromString(root).Encoded()[:8]
 }
 
 // Close leaves the containers running and lets go of everything else. Shutdown stops them first.
@@ -250,9 +251,4 @@ func (e *Engine) StoreListener(host string, l net.Listener) error {
 	return e.keeper.Store(listenerName(host), c)
 }
 
-func listenerName(host string) string { return "listen." + hashString(host)[:12] }
-
-func hashString(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:])
-}
+func listenerName(host string) string { return "listen." + digest.FromString(host).Encoded()[:12] }

@@ -23,13 +23,18 @@ func (n *Names) Write(c *containers.Container, ends []store.End) error {
 	if hostname == "" {
 		hostname, _ = os.Hostname()
 	}
-	return errors.Join(n.writeHosts(c, ends), write(c, "hostname", hostname+"\n"), write(c, "resolv.conf", resolvConf(c.Spec(), named(ends))))
+	return errors.Join(n.writeNetworks(c, ends), write(c, "hostname", hostname+"\n"))
+}
+
+// writeNetworks writes those that say of its networks.
+func (n *Names) writeNetworks(c *containers.Container, ends []store.End) error {
+	return errors.Join(n.writeHosts(c, ends), write(c, "resolv.conf", resolvConf(c.Spec(), named(ends))))
 }
 
 // Rewrite writes those anew that change with the networks of a running container, whose process is pid, and starts or ends its
 // name server as they want.
 func (n *Names) Rewrite(c *containers.Container, ends []store.End, pid int) error {
-	if err := errors.Join(n.writeHosts(c, ends), write(c, "resolv.conf", resolvConf(c.Spec(), named(ends)))); err != nil {
+	if err := n.writeNetworks(c, ends); err != nil {
 		return err
 	}
 	if !named(ends) {

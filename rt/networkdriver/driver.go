@@ -7,14 +7,13 @@ package networkdriver
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
 
 	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/coble-os/coble/init/notify"
 	"github.com/coble-os/coble/netcfg"
@@ -80,7 +79,7 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	}
 	d.listen.names, d.listen.uplinks = o.Listen, o.Uplinks
 	d.networks, err = networks.Open(networks.Options{
-		DB: o.Store.Durable, FixID: func(name string) string { return hash(o.ID + "/network/" + name) },
+		DB: o.Store.Durable, FixID: func(name string) string { return digest.FromString(o.ID + "/network/" + name).Encoded() },
 		Bridge: d.bridge, Subnet: subnet, MTU: o.MTU,
 	})
 	if d.networks == nil {
@@ -96,11 +95,6 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	job.Register(o.Jobs, "network-connect", d.connect)
 	job.Register(o.Jobs, "network-disconnect", d.disconnect)
 	return d, nil
-}
-
-func hash(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:])
 }
 
 // BridgeName is the bridge of the instance.
@@ -149,7 +143,7 @@ func (d *Driver) nameOf(id string) string {
 
 // EndpointID is the fixed id of a container's place in a network.
 func (d *Driver) EndpointID(container, network string) string {
-	return hash(d.o.ID + "/endpoint/" + container + "/" + network)
+	return digest.FromString(d.o.ID + "/endpoint/" + container + "/" + network).Encoded()
 }
 
 // Proxied says why ports are published by the engine itself; empty: they are not.

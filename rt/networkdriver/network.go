@@ -2,8 +2,6 @@ package networkdriver
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"net"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/coble-os/coble/netcfg"
 	"github.com/coble-os/coble/rt/containers"
@@ -153,8 +152,7 @@ func hostIf(container string, n network.Network) string {
 	if n.Name == networks.Default {
 		return "cv" + container[:10]
 	}
-	sum := sha256.Sum256([]byte(container + n.ID))
-	return "cv" + hex.EncodeToString(sum[:5])
+	return "cv" + digest.FromString(container + n.ID).Encoded()[:10]
 }
 
 // Plug makes the links of a container whose process is pid, with undo for each step. It runs while the child waits at its barrier.
