@@ -105,6 +105,16 @@ func Load(g graph.Graph, name string, v any) error {
 	return nil
 }
 
+// LayerNodes are the nodes of an image's layers, the lowest first, by their diff
+// ids.
+func LayerNodes(diffIDs []digest.Digest) []string {
+	nodes := make([]string, 0, len(diffIDs))
+	for _, chain := range image.ChainIDs(diffIDs) {
+		nodes = append(nodes, LayerPrefix+chain.String())
+	}
+	return nodes
+}
+
 // Stack lists the layers below and including a layer node, topmost first;
 // image.ErrDamaged if there are too many.
 func Stack(g graph.Graph, top string) ([]string, error) {

@@ -55,10 +55,7 @@ func (s *shelf) Receive(in *distribution.Incoming, bring func(distribution.Arriv
 // withLayers keeps an image's layers, and more nodes, from being collected
 // meanwhile.
 func (r *Repo) withLayers(rc source.Recipe, do func(nodes []string) error, more ...string) (err error) {
-	var nodes []string
-	for _, c := range image.ChainIDs(rc.Image.RootFS) {
-		nodes = append(nodes, catalog.LayerPrefix+c.String())
-	}
+	nodes := catalog.LayerNodes(rc.Image.RootFS)
 	pins := slices.Concat(nodes, more)
 	r.pin(pins)
 	defer func() { err = errors.Join(err, r.unpin(pins)) }()

@@ -60,8 +60,7 @@ func (r *Repo) hereByName(s source.Source, want image.Platform) (map[string]here
 	}
 	err = r.view(func(g graph.Graph) error {
 		for _, rc := range rs {
-			for i, c := range image.ChainIDs(rc.Image.RootFS) {
-				node := catalog.LayerPrefix + c.String()
+			for i, node := range catalog.LayerNodes(rc.Image.RootFS) {
 				if ok, err := r.givesOut(g, node); err != nil || !ok {
 					if err != nil {
 						return err

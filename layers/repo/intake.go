@@ -220,8 +220,7 @@ func (in *intake) pin(nodes ...string) {
 func (in *intake) trim(rs []source.Recipe) error {
 	need := map[*source.Member]bool{}
 	for _, rc := range rs {
-		for i, c := range image.ChainIDs(rc.Image.RootFS) {
-			node := catalog.LayerPrefix + c.String()
+		for i, node := range catalog.LayerNodes(rc.Image.RootFS) {
 			in.pin(node)
 			have, err := in.r.haveLayer(node)
 			if err != nil {

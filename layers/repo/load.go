@@ -142,8 +142,8 @@ func (r *Repo) loadPacked(ctx context.Context, f *os.File, o loading) ([]Loaded,
 
 func (r *Repo) haveAll(rs []source.Recipe) bool {
 	for _, rc := range rs {
-		for _, chain := range image.ChainIDs(rc.Image.RootFS) {
-			if ok, err := r.haveLayer(catalog.LayerPrefix + chain.String()); err != nil || !ok {
+		for _, node := range catalog.LayerNodes(rc.Image.RootFS) {
+			if ok, err := r.haveLayer(node); err != nil || !ok {
 				return false
 			}
 		}
@@ -180,37 +180,33 @@ func (r *Repo) loadFrom(ctx context.Context, s source.Source, o loading) (out []
 // loadOne unpacks what is missing of an image and then names it in one
 // transaction. The layers are pinned meanwhile, so that a removal elsewhere
 // does not take them.
-func (r *Repo) loadOne(ctx context.Context, s source.Source, rc source.Recipe, progress func(Progress)) (out []Loaded, err error) {
-	chains := image.ChainIDs(rc.Image.RootFS)
-	nodes := make([]string, len(chains))
-	for i, c := range chains {
-		nodes[i] = catalog.LayerPrefix + c.String()
-	}
-	r.pin(nodes)
-	defer func() { err = errors.Join(err, r.unpin(nodes)) }()
-
+func (r *Repo) loadOne(ctx context.Context, s source.Source, rc source.Recipe, progress func(Progress)) ([]Loaded, error) {
 	unpacked := 0
-	b := &batch{r: r}
-	defer func() { err = errors.Join(err, b.close()) }()
-	for i := range nodes {
-		job := layerJob{nodes: nodes[:i+1], from: rc.Layers[i], diffID: rc.Image.RootFS[i], of: len(nodes), progress: progress}
-		made, err := b.ensure(ctx, s, job)
-		if errors.Is(err, blob.ErrNoSpace) && r.freed() {
-			made, err = b.ensure(ctx, s, job)
+	err := r.withLayers(rc, func(nodes []string) (err error) {
+		b := &batch{r: r}
+		defer func() { err = errors.Join(err, b.close()) }()
+		for i := range nodes {
+			job := layerJob{nodes: nodes[:i+1], from: rc.Layers[i], diffID: rc.Image.RootFS[i], of: len(nodes), progress: progress}
+			made, err := b.ensure(ctx, s, job)
+			if errors.Is(err, blob.ErrNoSpace) && r.freed() {
+				made, err = b.ensure(ctx, s, job)
+			}
+			if err != nil {
+				return fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), rc.Image.RootFS[i], err)
+			}
+			if made {
+				unpacked++
+			}
 		}
-		if err != nil {
-			return nil, fmt.Errorf("layer %d of %d (%.19s): %w", i+1, len(nodes), rc.Image.RootFS[i], err)
+		if err := errors.Join(b.publish(), context.Cause(ctx)); err != nil {
+			return err
 		}
-		if made {
-			unpacked++
-		}
-	}
-	if err := errors.Join(b.publish(), context.Cause(ctx)); err != nil {
+		return r.record(rc, nodes)
+	})
+	if err != nil {
 		return nil, err
 	}
-	if err := r.record(rc, nodes); err != nil {
-		return nil, err
-	}
+	var out []Loaded
 	for _, n := range rc.Names {
 		out = append(out, Loaded{ID: rc.Image.ID, Ref: n.Familiar(), Unpacked: unpacked})
 	}

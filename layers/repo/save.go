@@ -42,9 +42,7 @@ func (r *Repo) Save(namesOrIDs []string, want image.Platform) (*Save, error) {
 		return nil, err
 	}
 	for _, im := range s.images {
-		for _, c := range image.ChainIDs(im.RootFS) {
-			s.pins = append(s.pins, catalog.LayerPrefix+c.String())
-		}
+		s.pins = append(s.pins, catalog.LayerNodes(im.RootFS)...)
 	}
 	r.pin(s.pins)
 	// What was removed between the look and the pin is missed when it is opened.
