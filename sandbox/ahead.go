@@ -11,40 +11,64 @@ import (
 	"github.com/coble-os/coble/sandbox/spawn"
 )
 
-// ahead are a network and an IPC namespace that another thread makes, while this one compiles the plan and makes the cgroups:
-// of all that is new in a container they take the kernel longest. For the superblock of a namespace's message queues, and for
-// that of its sysfs, which that thread makes too, the kernel looks through those of all other namespaces (sget_fc): with a
-// thousand containers that takes a third of a start. The child's own mount of sysfs finds it at once. If the thread is late
-// the child does the work itself, and nothing but time is lost.
-type ahead struct {
+// Ahead are a network and an IPC namespace that another thread makes while this one does the rest of what comes before a
+// container's process. Of all that is new in a container they take the kernel longest: for the superblock of a namespace's
+// message queues, and for that of its sysfs, which that thread makes too, the kernel looks through those of all other
+// namespaces (sget_fc), under a lock that each mount needs; with a thousand containers that takes a third of a start. The
+// child's own mount of sysfs finds it at once. If the thread is late the child does the work itself, and nothing but time is
+// lost.
+type Ahead struct {
+	kind  aheadKind
 	made  chan []spawn.Namespace // once; none if the kernel refused, which the plan's own clone will explain
 	sysfs chan int               // context (fsopen(2)) that keeps the superblock, once; -1 is none
 }
 
-// makeAhead starts with those that the plan will make. It returns nil if that are none, or if they belong to a user
-// namespace, which this process cannot make them for.
-func makeAhead(s *specs.Spec) *ahead {
-	all := plan.NewNamespaces(s)
-	flags := all & (unix.CLONE_NEWNET | unix.CLONE_NEWIPC)
-	if flags == 0 || all&unix.CLONE_NEWUSER != 0 {
+// aheadKind is which namespaces are made, and how sysfs is mounted in them.
+type aheadKind struct {
+	flags             uint64 // CLONE_NEWNET, CLONE_NEWIPC
+	mounted, readOnly bool   // sysfs
+}
+
+// MakeAhead begins with the namespaces that a container will get, of whose spec it needs the namespaces and the mount of sysfs
+// alone. The caller ends them, after Start has returned or instead of it. It returns nil, which ends as well, if there are none
+// to make, or if they belong to a user namespace, which this process cannot make them for.
+func MakeAhead(s *specs.Spec) *Ahead {
+	k := newAheadKind(s)
+	if k.flags == 0 {
 		return nil
 	}
-	a := &ahead{made: make(chan []spawn.Namespace, 1), sysfs: make(chan int, 1)}
-	readOnly, mounted := sysfsMount(s.Mounts)
-	go func() {
-		runtime.LockOSThread()
-		made, back, err := spawn.NewNamespaces(flags)
-		a.made <- made
-		context := -1
-		if err == nil && mounted && flags&unix.CLONE_NEWNET != 0 {
-			context = newSysfs(readOnly)
-		}
-		if err == nil && back() == nil {
-			runtime.UnlockOSThread() // else the thread ends with its goroutine
-		}
-		a.sysfs <- context
-	}()
+	a := &Ahead{kind: k, made: make(chan []spawn.Namespace, 1), sysfs: make(chan int, 1)}
+	go a.make()
 	return a
+}
+
+// newAheadKind is pure.
+func newAheadKind(s *specs.Spec) (k aheadKind) {
+	if s.Linux == nil {
+		return k
+	}
+	all := plan.NewNamespaces(s)
+	if all&unix.CLONE_NEWUSER != 0 {
+		return k
+	}
+	k.flags = all & (unix.CLONE_NEWNET | unix.CLONE_NEWIPC)
+	k.readOnly, k.mounted = sysfsMount(s.Mounts)
+	return k
+}
+
+func (a *Ahead) make() {
+	runtime.LockOSThread()
+	made, back, err := spawn.NewNamespaces(a.kind.flags)
+	a.made <- made
+	close(a.made)
+	context := -1
+	if err == nil && a.kind.mounted && a.kind.flags&unix.CLONE_NEWNET != 0 {
+		context = newSysfs(a.kind.readOnly)
+	}
+	if err == nil && back() == nil {
+		runtime.UnlockOSThread() // else the thread ends with its goroutine
+	}
+	a.sysfs <- context
 }
 
 // sysfsMount finds a mount of sysfs whose superblock is an ordinary one, or a read-only one: who mounts first decides.
@@ -84,25 +108,21 @@ func newSysfs(readOnly bool) int {
 	return context
 }
 
-// namespaces waits for them. The caller closes them.
-func (a *ahead) namespaces() []spawn.Namespace {
+// namespaces waits for them, and returns them once. The caller closes them.
+func (a *Ahead) namespaces() []spawn.Namespace {
 	if a == nil {
 		return nil
 	}
 	return <-a.made
 }
 
-// end lets go of the superblock, and of namespaces that nobody asked for.
-func (a *ahead) end() {
+// End lets go of the superblock, and of namespaces that nobody took. It is called once.
+func (a *Ahead) End() {
 	if a == nil {
 		return
 	}
 	if context := <-a.sysfs; context >= 0 {
 		unix.Close(context)
 	}
-	select {
-	case made := <-a.made:
-		spawn.CloseNamespaces(made)
-	default:
-	}
+	spawn.CloseNamespaces(<-a.made)
 }

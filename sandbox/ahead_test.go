@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/spawn"
 )
 
 // TestNamespacesMadeAhead: they are not the machine's, the engine's threads stay where they were, and the superblock of
@@ -62,14 +63,36 @@ func TestNothingMadeAhead(t *testing.T) {
 	user, net, ipc := specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace}, specs.LinuxNamespace{Type: specs.IPCNamespace}
 	joined, mount := specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/proc/self/ns/net"}, specs.LinuxNamespace{Type: specs.MountNamespace}
 	for _, list := range [][]specs.LinuxNamespace{nil, {mount, joined}, {net, ipc, user}, {{Type: specs.UserNamespace, Path: "/proc/self/ns/user"}, net}} {
-		a := makeAhead(&specs.Spec{Linux: &specs.Linux{Namespaces: list}})
+		a := MakeAhead(&specs.Spec{Linux: &specs.Linux{Namespaces: list}})
 		require.Nil(t, a)
 		require.Empty(t, a.namespaces())
-		a.end()
+		a.End()
 	}
 	for want, list := range map[uint64][]specs.LinuxNamespace{unix.CLONE_NEWNET | unix.CLONE_NEWIPC: {net, mount, ipc}, unix.CLONE_NEWIPC: {joined, ipc}} {
 		require.Equal(t, want, plan.NewNamespaces(&specs.Spec{Linux: &specs.Linux{Namespaces: list}})&(unix.CLONE_NEWNET|unix.CLONE_NEWIPC))
 	}
+}
+
+// TestBegunEarlier: a start takes what its caller has begun, if that is what its spec wants, and leaves the end to the caller.
+func TestBegunEarlier(t *testing.T) {
+	needRoot(t)
+	before := openFDs(t)
+	net, ipc := specs.LinuxNamespace{Type: specs.NetworkNamespace}, specs.LinuxNamespace{Type: specs.IPCNamespace}
+	for _, row := range []struct {
+		begun []specs.LinuxNamespace
+		taken bool
+	}{{[]specs.LinuxNamespace{net, ipc}, true}, {[]specs.LinuxNamespace{net}, false}} {
+		spec := newSpec(newRoot(t), "true")
+		a := MakeAhead(&specs.Spec{Mounts: spec.Mounts, Linux: &specs.Linux{Namespaces: row.begun}})
+		res, err := runConfig(t, Config{ID: "test", Spec: spec, Ahead: a})
+		require.NoError(t, err)
+		require.Zero(t, res.exit.Status())
+		left := a.namespaces()
+		require.Equal(t, row.taken, len(left) == 0)
+		spawn.CloseNamespaces(left)
+		a.End()
+	}
+	require.Equal(t, before, openFDs(t))
 }
 
 // TestMadeAheadInVain: a start that fails before it needs them leaves no descriptor.
@@ -77,11 +100,11 @@ func TestMadeAheadInVain(t *testing.T) {
 	needRoot(t)
 	before := openFDs(t)
 	for range 10 {
-		a := makeAhead(&specs.Spec{
+		a := MakeAhead(&specs.Spec{
 			Mounts: []specs.Mount{{Type: "sysfs"}},
 			Linux:  &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}}},
 		})
-		a.end()
+		a.End()
 	}
 	require.Equal(t, before, openFDs(t))
 }

@@ -26,7 +26,7 @@ type runner struct {
 	states  [2]*os.File // state.creating and state.created, or nil
 	report  *os.File    // of a child that waits for its start, or nil
 	hooked  bool        // hooks were run
-	ahead   *ahead      // namespaces that are made meanwhile, or nil
+	ahead   *Ahead      // namespaces that are made meanwhile, or nil
 }
 
 func (r *runner) close() {

@@ -58,6 +58,9 @@ type Config struct {
 	// Created, if not nil, runs in the parent while the child waits at its barrier, namespaces made, before mounts
 	// and exec: network set-up by /proc/<pid>/ns/net. An error aborts the start.
 	Created func(pid int) error
+	// Ahead, if not nil, was begun for this start, earlier. It stays the caller's to End. One of another kind than the spec
+	// wants is left alone.
+	Ahead *Ahead
 	// Freeze lists the cgroup paths of the containers whose PID namespace the spec joins by path, all of them. They
 	// stand still until the execve, or until the process of a Create waits, for the reason given at Exec. It is not nil
 	// where such a namespace has none but processes that are trusted.
@@ -125,8 +128,10 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	}
 	r := &runner{inputs: map[string]uintptr{}}
 	defer r.close()
-	r.ahead = makeAhead(c.Spec)
-	defer r.ahead.end()
+	if r.ahead = c.Ahead; r.ahead == nil || r.ahead.kind != newAheadKind(c.Spec) {
+		r.ahead = MakeAhead(c.Spec)
+		defer r.ahead.End()
+	}
 	for name, f := range c.Trees {
 		r.inputs[name] = f.Fd()
 	}

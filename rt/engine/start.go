@@ -60,6 +60,8 @@ func (c *ctr) start(ctx context.Context) (err error) {
 	if closing || c.Removed() {
 		return fault.New(fault.Conflict, "container %s cannot be started: it is being removed, or the engine is shutting down", c.Spec().Name)
 	}
+	cmd := c.e.Exec.Begin(c.Container)
+	defer cmd.Close()
 	// The intent comes first: whatever the kernel holds of a start that never ends is swept by the next engine.
 	c.SetState(func(st *store.State) {
 		st.Starting, st.Error, st.OOMKilled = true, "", false
@@ -73,7 +75,7 @@ func (c *ctr) start(ctx context.Context) (err error) {
 			c.startFailed(err)
 		}
 	}()
-	proc, err := c.launch(ctx, &u)
+	proc, err := c.launch(ctx, cmd, &u)
 	if err != nil {
 		return c.e.Exec.StartError(c.Container, err)
 	}
@@ -92,9 +94,8 @@ func (c *ctr) start(ctx context.Context) (err error) {
 }
 
 // launch does the steps between intent and running process.
-func (c *ctr) launch(ctx context.Context, u *undo) (*sandbox.Process, error) {
-	cmd, err := c.e.Exec.Prepare(c.Container)
-	if err != nil {
+func (c *ctr) launch(ctx context.Context, cmd *execdriver.Command, u *undo) (*sandbox.Process, error) {
+	if err := c.e.Exec.Prepare(cmd); err != nil {
 		return nil, err
 	}
 	ends, err := c.e.Net.Reserve(c.Container, u.add)

@@ -21,9 +21,10 @@ import (
 	"github.com/coble-os/coble/sandbox/rootfs"
 )
 
-// Command is a container's start: what Prepare has found out, and what its caller adds.
+// Command is a container's start: what Begin has begun and Prepare has found out, and what its caller adds.
 type Command struct {
 	c      *containers.Container
+	ahead  *sandbox.Ahead
 	mounts []driver.Mount // of its root
 	user   rootfs.User
 
@@ -31,19 +32,28 @@ type Command struct {
 	Created func(pid int) error // runs while the child waits, its namespaces made and nothing mounted
 }
 
+// Begin makes the kernel begin with what takes it longest of a container's start, while the caller sees to what comes before.
+// The caller closes what it returns.
+func (d *Driver) Begin(c *containers.Container) *Command {
+	return &Command{c: c, ahead: sandbox.MakeAhead(ocispec.Outline(c.Spec()))}
+}
+
+// Close lets go of what the start, which has ended, does not need any more.
+func (cmd *Command) Close() { cmd.ahead.End() }
+
 // Prepare looks into a container's root for what its start needs. Nothing is changed but for its folder of this boot, which is
 // made.
-func (d *Driver) Prepare(c *containers.Container) (*Command, error) {
-	cmd := &Command{c: c}
+func (d *Driver) Prepare(cmd *Command) error {
+	c := cmd.c
 	if err := os.MkdirAll(viewDir(c), 0o711); err != nil {
-		return nil, fmt.Errorf("make run folder: %w", err)
+		return fmt.Errorf("make run folder: %w", err)
 	}
 	var err error
 	if cmd.mounts, err = d.o.Mounts(c.Spec().ID, viewDir(c)); err != nil {
-		return nil, err
+		return err
 	}
 	cmd.user, err = lookUpUser(c, cmd.mounts)
-	return cmd, err
+	return err
 }
 
 // Start starts a container's process. What it makes beside that, undo takes away.
@@ -76,6 +86,7 @@ func (d *Driver) Start(ctx context.Context, cmd *Command, undo func(func())) (*s
 		Init:    ocispec.InitPath(c.Spec()),
 		Freeze:  d.freezeForStart(c),
 		Created: cmd.Created,
+		Ahead:   cmd.ahead,
 	})
 	if err != nil {
 		return nil, err

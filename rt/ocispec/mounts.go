@@ -15,6 +15,15 @@ import (
 	"github.com/coble-os/coble/rt/store"
 )
 
+// strict are the options of mounts that nothing is to be executed on.
+func strict(more ...string) []string {
+	return append([]string{"nosuid", "noexec", "nodev"}, more...)
+}
+
+func sysfs(spec store.Spec) specs.Mount {
+	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: strict(writable(spec.Host.Privileged))}
+}
+
 // mounts are the file systems of every container, then those that it asks for.
 func (in *Input) mounts() ([]specs.Mount, error) {
 	spec := in.Spec
@@ -22,16 +31,15 @@ func (in *Input) mounts() ([]specs.Mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	strict := []string{"nosuid", "noexec", "nodev"}
 	mounts := []specs.Mount{
-		{Destination: "/proc", Type: "proc", Source: "proc", Options: strict},
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: strict()},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: append(slices.Clone(strict), writable(spec.Host.Privileged))},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append(slices.Clone(strict), writable(spec.Host.Privileged || sec.WritableCgroups))},
-		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: strict},
+		sysfs(spec),
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: strict(writable(spec.Host.Privileged || sec.WritableCgroups))},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: strict()},
 	}
-	mounts = append(mounts, in.shm(strict)...)
+	mounts = append(mounts, in.shm()...)
 	if InitPath(spec) != "" {
 		mounts = append(mounts, bindMount(filepath.Join(in.RunDir, "init"), InitPath(spec), "ro"))
 	}
@@ -44,7 +52,7 @@ func (in *Input) mounts() ([]specs.Mount, error) {
 	}
 	var asked []specs.Mount
 	for _, dst := range slices.Sorted(maps.Keys(spec.Host.Tmpfs)) {
-		o := append(slices.Clone(strict), splitOptions(spec.Host.Tmpfs[dst])...)
+		o := strict(splitOptions(spec.Host.Tmpfs[dst])...)
 		asked = append(asked, specs.Mount{Destination: dst, Type: "tmpfs", Source: "tmpfs", Options: o})
 	}
 	more, err := askedMounts(spec)
@@ -79,18 +87,18 @@ func writable(yes bool) string {
 
 // shm is /dev/shm: a tmpfs of the container's own, or what it shares with the host or with other containers. The
 // message queues are those of the IPC namespace, but for the host's, which are bound.
-func (in *Input) shm(strict []string) []specs.Mount {
+func (in *Input) shm() []specs.Mount {
 	h := in.Spec.Host
 	switch {
 	case h.IpcMode.IsHost():
-		return []specs.Mount{bindMount("/dev/shm", "/dev/shm", "rw", strict...), bindMount("/dev/mqueue", "/dev/mqueue", "rw", strict...)}
+		return []specs.Mount{bindMount("/dev/shm", "/dev/shm", "rw", strict()...), bindMount("/dev/mqueue", "/dev/mqueue", "rw", strict()...)}
 	case h.IpcMode.IsNone():
 		return nil
 	case in.Shm != "":
-		return []specs.Mount{bindMount(in.Shm, "/dev/shm", "rw", strict...)}
+		return []specs.Mount{bindMount(in.Shm, "/dev/shm", "rw", strict()...)}
 	}
 	return []specs.Mount{{
-		Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: append(slices.Clone(strict), "mode=1777", "size="+decimal(h.ShmSize)),
+		Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: strict("mode=1777", "size="+decimal(h.ShmSize)),
 	}}
 }
 

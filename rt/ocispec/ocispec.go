@@ -159,6 +159,18 @@ func (in *Input) namespaces() []specs.LinuxNamespace {
 	return ns
 }
 
+// Outline is what of a container's spec is so whatever the machine is like: which namespaces it makes, and how it mounts sysfs.
+func Outline(spec store.Spec) *specs.Spec {
+	in := Input{Spec: spec, Join: map[specs.LinuxNamespaceType]string{}}
+	h := spec.Host
+	for kind, id := range map[specs.LinuxNamespaceType]string{
+		specs.PIDNamespace: h.PidMode.Container(), specs.IPCNamespace: h.IpcMode.Container(), specs.NetworkNamespace: h.NetworkMode.ConnectedContainer(),
+	} {
+		in.Join[kind] = id
+	}
+	return &specs.Spec{Mounts: []specs.Mount{sysfs(spec)}, Linux: &specs.Linux{Namespaces: in.namespaces()}}
+}
+
 func sysctls(spec store.Spec) map[string]string {
 	out := map[string]string{}
 	if m := spec.Host.NetworkMode; !m.IsHost() && !m.IsContainer() {

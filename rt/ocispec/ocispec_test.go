@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,19 @@ func specOf(t *testing.T, in request.Create) store.Spec {
 	spec, err := request.Record(in, img, strings.Repeat("0123456789abcdef", 4), time.Time{})
 	require.NoError(t, err)
 	return spec
+}
+
+func mountAt(s *specs.Spec, at string) specs.Mount {
+	return s.Mounts[slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == at })]
+}
+
+// TestOutlineJoins: a namespace of another container's is none to make, whoever that is.
+func TestOutlineJoins(t *testing.T) {
+	h := container.HostConfig{NetworkMode: "container:a", IpcMode: "container:b", PidMode: "container:c"}
+	for _, n := range ocispec.Outline(store.Spec{Host: h}).Linux.Namespaces {
+		joined := n.Type == specs.NetworkNamespace || n.Type == specs.IPCNamespace || n.Type == specs.PIDNamespace
+		require.Equal(t, joined, n.Path != "", n.Type)
+	}
 }
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -76,6 +90,9 @@ func TestGoldenSpecs(t *testing.T) {
 			}
 			spec, err := ocispec.Build(ocispec.Input{Spec: specOf(t, c.in), User: c.user, RunDir: "/run/coble/c/ID"})
 			require.NoError(t, err)
+			outline := ocispec.Outline(specOf(t, c.in))
+			require.Equal(t, spec.Linux.Namespaces, outline.Linux.Namespaces)
+			require.Equal(t, mountAt(spec, "/sys"), mountAt(outline, "/sys"))
 			shorten(spec)
 			got, err := json.MarshalIndent(spec, "", "\t")
 			require.NoError(t, err)
