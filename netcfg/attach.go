@@ -152,6 +152,11 @@ func (e Endpoint) setUp(ns *netlink.Handle) error {
 			return fmt.Errorf("set address %s in the container: %w", p, err)
 		}
 	}
+	if !e.V6.IsValid() {
+		if err := withoutV6(ns, link); err != nil {
+			return fmt.Errorf("set up %s in the container: %w", e.IfName, err)
+		}
+	}
 	if err := ns.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set %s in the container up: %w", e.IfName, err)
 	}

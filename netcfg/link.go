@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -58,6 +59,7 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = e.HostIf, int(bridge.index), mtu, nft.LinkGroup
+	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1 // else the kernel makes one for each processor, and takes back all but one
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.IfName, PeerHardwareAddr: e.MAC, PeerNamespace: netlink.NsPid(e.Pid), PeerMTU: uint32(mtu)}
 	err = host.LinkAdd(veth)
 	if errors.Is(err, unix.EEXIST) { // of a start that was cut short
@@ -78,10 +80,23 @@ func (h *Host) Plug(n Network, e Endpoint) error {
 			return err
 		}
 	}
+	if err := withoutV6(host, veth); err != nil { // the bridge alone has addresses
+		return fmt.Errorf("set up link %s: %w", e.HostIf, err)
+	}
 	if err := host.LinkSetUp(veth); err != nil {
 		return fmt.Errorf("set link %s up: %w", e.HostIf, err)
 	}
 	return inside(e.Pid, e.setUp)
+}
+
+// withoutV6 keeps a link, which is down yet, from making itself an IPv6 address (fe80::/64), and so from what is sent for one: a
+// bridge floods that to all its links, and with hundreds of them each start would be felt by all.
+func withoutV6(h *netlink.Handle, l netlink.Link) error {
+	err := h.LinkSetIP6AddrGenMode(l, nl.IN6_ADDR_GEN_MODE_NONE)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil // a kernel without IPv6
+	}
+	return err
 }
 
 // SetDefault makes the routes to everywhere else of a process's namespace lead these ways.

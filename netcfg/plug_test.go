@@ -145,12 +145,14 @@ func (p *plugger) bare(b *testing.B, pid int) (took time.Duration) {
 		began := time.Now()
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MasterIndex, attrs.MTU, attrs.Group = p.e.HostIf, o.bridge.Attrs().Index, 1500, nft.LinkGroup
+		attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: p.e.IfName, PeerHardwareAddr: p.e.MAC, PeerNamespace: netlink.NsPid(pid), PeerMTU: 1500}
 		ok(o.host.LinkAdd(veth))
 		for set, e := range elements {
 			ok(o.rules.SetAddElements(o.sets[set], []nftables.SetElement{{Key: append(name[:len(name):len(name)], e...)}}))
 		}
 		ok(o.rules.Flush())
+		ok(withoutV6(o.host, veth))
 		ok(o.host.LinkSetUp(veth))
 		ns, err := netns.GetFromPid(pid)
 		ok(err)
@@ -160,6 +162,7 @@ func (p *plugger) bare(b *testing.B, pid int) (took time.Duration) {
 		eth0, err := inside.LinkByName(p.e.IfName)
 		ok(err)
 		ok(inside.AddrAdd(eth0, address(p.e.V4)))
+		ok(withoutV6(inside, eth0))
 		ok(inside.LinkSetUp(eth0))
 		ok(inside.RouteAdd(&netlink.Route{Dst: everything4, Gw: p.e.Default4.Gateway.AsSlice()}))
 		took = time.Since(began)

@@ -73,10 +73,11 @@ func (c *Counts) Set(ports []Port) error {
 	if len(ports) == 0 && c.none {
 		return nil
 	}
-	conn, err := nftables.New(nftables.WithSockOptions(room))
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(room))
 	if err != nil {
 		return fmt.Errorf("reach nftables: %w", uncounted(err)) // the options open the socket
 	}
+	defer closeSoon(func() { conn.CloseLasting() })
 	c.none = false
 	change := false
 	for _, f := range bothFamilies {

@@ -25,7 +25,7 @@ func generation() (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd)
+	defer closeSoon(func() { unix.Close(fd) })
 	const header = unix.SizeofNlMsghdr + 4 // with struct nfgenmsg
 	ask := make([]byte, header)
 	binary.NativeEndian.PutUint32(ask, header)

@@ -106,7 +106,7 @@ func Apply(r Rules) error {
 	if err != nil {
 		return fmt.Errorf("reach nftables: %w", missing(err)) // the options open the socket
 	}
-	defer conn.CloseLasting()
+	defer closeSoon(func() { conn.CloseLasting() })
 	had := map[nftables.TableFamily][]string{}
 	for _, f := range bothFamilies {
 		if had[f], err = chainNames(conn, f, r.Table); err != nil {

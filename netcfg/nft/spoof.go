@@ -178,14 +178,13 @@ func (l *Links) Remove() error {
 
 // change is one transaction.
 func (l *Links) change(f func(c *nftables.Conn) error) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("reach nftables: %w", err)
+	c, err := nftables.New(nftables.AsLasting()) // which opens the socket
+	if err == nil {
+		defer closeSoon(func() { c.CloseLasting() })
+		if err = f(c); err == nil {
+			err = c.Flush()
+		}
 	}
-	if err := f(c); err != nil {
-		return fmt.Errorf("write nftables table %s of bridges: %w", l.table.Name, err)
-	}
-	err = c.Flush()
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT) {
 		return ErrNoBridgeFilter
 	}
