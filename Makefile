@@ -75,6 +75,7 @@ bench: vm-deps build ## measure beside crun, runc and networks made by hand
 	$(call install,$(BENCH_PACKAGES))
 	go test -run '^$$' -bench . -benchtime 100x ./sandbox
 	go test -run '^$$' -bench . -benchtime 100x ./rt/oci
+	go test -run '^$$' -bench Crowd -benchtime 60x ./rt/daemon
 	go test -run '^$$' -bench Throughput -benchtime 100x ./netcfg
 	go test -run '^$$' -bench Plug -benchtime 100x ./netcfg
 	go test -run '^$$' -bench PortMemory -benchtime 1x ./netcfg

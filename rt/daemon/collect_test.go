@@ -20,7 +20,7 @@ import (
 )
 
 // mib is a tar stream of one file of 1 MiB, other content for each name.
-func mib(t *testing.T, name string) *bytes.Reader {
+func mib(t testing.TB, name string) *bytes.Reader {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)

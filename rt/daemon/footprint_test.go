@@ -42,7 +42,7 @@ func TestFootprint(t *testing.T) {
 }
 
 // buildCoble builds the binary as it is shipped: a test's binary has more in it.
-func buildCoble(t *testing.T) string {
+func buildCoble(t testing.TB) string {
 	out := t.TempDir() + "/coble"
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "github.com/coble-os/coble/cmd/coble")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -68,7 +68,7 @@ func (m *machine) settledPSS() int {
 	return least
 }
 
-func pss(t *testing.T, pid int) (kib int) {
+func pss(t testing.TB, pid int) (kib int) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	require.NoError(t, err)
 	for line := range strings.Lines(string(b)) {

@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 
 // machine is a daemon in folders of its own.
 type machine struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string // short: a socket's path has room for 108 bytes
 	cmd  *exec.Cmd
 	http *http.Client
@@ -73,7 +73,7 @@ type machine struct {
 }
 
 // newMachine starts a daemon; it is stopped and cleaned away with the test. config is TOML, or empty.
-func newMachine(t *testing.T, config string) *machine {
+func newMachine(t testing.TB, config string) *machine {
 	t.Helper()
 	m := newFolders(t)
 	if config != "" {
@@ -84,7 +84,7 @@ func newMachine(t *testing.T, config string) *machine {
 }
 
 // newFolders is a machine that is still to be booted.
-func newFolders(t *testing.T) *machine {
+func newFolders(t testing.TB) *machine {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: run as root or make test-vm")
@@ -305,7 +305,7 @@ func (m *machine) logs(ref string) string {
 }
 
 // demux takes the frames off a multiplexed stream.
-func demux(t *testing.T, r io.Reader) string {
+func demux(t testing.TB, r io.Reader) string {
 	t.Helper()
 	var out strings.Builder
 	var head [8]byte
@@ -389,7 +389,7 @@ func (m *machine) loadBox() {
 }
 
 // boxArchive is what `docker save box` would write.
-func boxArchive(t *testing.T) []byte {
+func boxArchive(t testing.TB) []byte {
 	t.Helper()
 	busybox, err := os.ReadFile("/bin/busybox")
 	require.NoError(t, err, "needs busybox: apt-get install busybox-static")
