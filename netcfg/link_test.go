@@ -50,3 +50,13 @@ func TestNoAddressUnasked(t *testing.T) {
 		require.Equal(t, 1, l.Attrs().NumTxQueues)
 	}
 }
+
+// TestTooSmallForV6: a link below 1,280 bytes has nothing of IPv6 (RFC 8200, 5), as none has where the kernel has none.
+func TestTooSmallForV6(t *testing.T) {
+	nstest.Own(t)
+	h, n := testHost()
+	n.MTU = 1000
+	container(t, h, n, "tv1", "10.99.0.2/24")
+	_, err := dial("10.99.0.2:80")
+	require.NoError(t, err)
+}

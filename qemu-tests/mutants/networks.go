@@ -12,6 +12,7 @@ func networkings() []mutant {
 		in("what the host publishes for itself is its own", "nft/nft.go", "b.daddrIn(loopback4), verdict(expr.VerdictDrop))", "b.daddrIn(loopback4), verdict(expr.VerdictAccept))", "TestWhoReachesWhom"),
 		in("members that keep apart do", "link.go", "if !n.ICC {", "if false {", "TestWhoReachesWhom"),
 		in("a bridge's link has no address of its own", "link.go", "err := withoutV6(host, veth)", "err := error(nil)", "TestNoAddressUnasked"),
+		in("a link without IPv6 is a link", "link.go", "if errors.Is(err, unix.EAFNOSUPPORT) {", "if false {", "TestTooSmallForV6"),
 		in("a container has IPv6 where its network has", "attach.go", "if !e.V6.IsValid() {", "if false {", "TestNoAddressUnasked"),
 		in("a packet has its sender's address", "nft/spoof.go", "rule(expr.VerdictAccept, is(unix.ETH_P_IP), owned(l.fours, header, 12, 4, false))", "rule(expr.VerdictAccept, is(unix.ETH_P_IP))", "TestSpoofing"),
 		in("an ARP packet has its sender's address", "nft/spoof.go", "rule(expr.VerdictAccept, is(unix.ETH_P_ARP), owned(l.fours, header, arpSenderIP, 4, false))", "rule(expr.VerdictAccept, is(unix.ETH_P_ARP))", "TestSpoofing"),
