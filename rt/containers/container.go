@@ -17,6 +17,7 @@ type Container struct {
 
 	t *Table
 
+	version atomic.Uint64              // counts changes of record and st, with mu held
 	mu      sync.Mutex                 // never held while Op is taken
 	record  atomic.Pointer[store.Spec] // immutable values; replaced with mu held
 	st      store.State                // guarded by mu
@@ -45,6 +46,7 @@ func (c *Container) EndRun(f func(*store.State)) {
 
 func (c *Container) setState(f func(*store.State)) {
 	f(&c.st)
+	c.version.Add(1)
 	if err := c.t.store.PutState(c.Spec().ID, c.st); err != nil {
 		c.t.log.Error("write state", "container", c.Spec().Name, "err", err)
 	}
@@ -67,8 +69,13 @@ func (c *Container) SetSpec(f func(*store.Spec)) error {
 		return err
 	}
 	c.record.Store(&next)
+	c.version.Add(1)
 	return nil
 }
+
+// Version is another one after each change of the record or the state. What is looked at after it was read is of that version,
+// or of a later one.
+func (c *Container) Version() uint64 { return c.version.Load() }
 
 // View is a container as others may see it: a copy.
 type View struct {

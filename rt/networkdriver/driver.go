@@ -62,13 +62,14 @@ type Driver struct {
 	names    *names.Names
 	settled  sync.Once // the default network's subnet was looked at
 	listen   listenRules
-	applying sync.Mutex // held from a look at the containers until the network is told
+	applying sync.Mutex                       // held from a look at the containers until the network is told
+	shares   map[*containers.Container]*share // guarded by applying
 	ports    portTable
 }
 
 // Open opens the networks and registers their jobs. Nothing of the kernel's is made before Apply.
 func Open(ctx context.Context, o Options) (*Driver, error) {
-	d := &Driver{o: o, ctx: ctx, bridge: BridgeName(o.Instance), net: netcfg.New(o.Instance)}
+	d := &Driver{o: o, ctx: ctx, bridge: BridgeName(o.Instance), net: netcfg.New(o.Instance), shares: map[*containers.Container]*share{}}
 	d.ports.host = portHost{inUse: netcfg.InUse, holder: netcfg.Holder, name: d.nameOf}
 	subnet, err := d.chooseSubnet()
 	if err != nil {

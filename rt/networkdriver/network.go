@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
@@ -294,110 +293,4 @@ func (d *Driver) ends(c *containers.Container) []store.End {
 	lease := v.Leases[n.ID]
 	bits := d.Default().V4.Bits()
 	return []store.End{{Network: n.ID, Name: n.Name, HostIf: v.State.HostIf, IfName: "eth0", V4: netip.PrefixFrom(lease.V4, bits), MAC: netcfg.MACFor(lease.V4).String()}}
-}
-
-// Apply tells the network what is wanted: the networks that were made, and the ports of every container that runs
-// or starts. The default network is wanted from its first use on.
-func (d *Driver) Apply() error {
-	// What was seen first is also said first: what is said later would take away the links of those who started between.
-	d.applying.Lock()
-	defer d.applying.Unlock()
-	c := netcfg.Config{Links: map[string]netcfg.Link{}}
-	used, where := false, d.newPlaces()
-	for _, ct := range d.o.Containers.All() {
-		v := ct.View()
-		if !v.State.Running() && !v.State.Starting {
-			continue
-		}
-		ends := d.ends(ct)
-		for _, end := range ends {
-			if end.HostIf != "" {
-				c.Links[end.HostIf] = d.linkOf(v.Spec, end)
-			}
-			used = used || end.Name == networks.Default
-		}
-		ports, err := d.portTargets(v, ends, where)
-		if err != nil {
-			return err
-		}
-		c.Ports = append(c.Ports, ports...)
-	}
-	for _, n := range d.networks.All() {
-		if a, ok := d.networks.Attachment(n.ID); ok {
-			c.Attached = append(c.Attached, a)
-		}
-		if n.Driver != "bridge" || n.Name == networks.Default && !used && !netcfg.Exists(d.bridge) {
-			continue
-		}
-		k, err := d.networks.Kernel(n.ID)
-		if err != nil {
-			return err
-		}
-		c.Networks = append(c.Networks, k)
-	}
-	if err := d.net.Set(c); err != nil {
-		return err
-	}
-	where.told()
-	d.replug(d.net.Missing())
-	problems := []error{d.net.Loose(), d.net.Lacks()}
-	for _, n := range c.Networks {
-		problems = append(problems, d.net.Taken(n.Bridge))
-	}
-	for _, err := range problems {
-		if err != nil {
-			d.o.Once(err.Error())
-		}
-	}
-	return nil
-}
-
-// linkOf is what a container may send: whoever may administer its network may give it other addresses too, and does so for a
-// reason (keepalived, say).
-func (d *Driver) linkOf(spec store.Spec, end store.End) netcfg.Link {
-	n, _ := d.networks.Kernel(end.Network) // one that is gone has no bridge
-	l := netcfg.Link{Name: end.HostIf, Bridge: n.Bridge, V4: end.V4.Addr(), V6: end.V6.Addr()}
-	if !freeToSend(spec) {
-		l.MAC, _ = net.ParseMAC(end.MAC)
-	}
-	return l
-}
-
-func freeToSend(spec store.Spec) bool {
-	admin := func(c string) bool {
-		c = strings.TrimPrefix(strings.ToUpper(c), "CAP_")
-		return c == "NET_ADMIN" || c == "ALL"
-	}
-	return spec.Host.Privileged || slices.ContainsFunc(spec.Host.CapAdd, admin)
-}
-
-// portTargets are where the container's published ports lead: to its address in the network of its default route, if that is
-// a bridge. In others it is reached at its own address. Without where nothing is said of from where they are reached.
-func (d *Driver) portTargets(v containers.View, ends []store.End, where *places) ([]netcfg.Port, error) {
-	out := d.defaultRoutes(v.Spec, ends)
-	var ports []netcfg.Port
-	for _, end := range ends {
-		if end.HostIf == "" {
-			continue
-		}
-		for _, p := range v.State.Ports {
-			ip, _ := netip.ParseAddr(p.HostIP)
-			to := netcfg.Port{Proto: p.Proto, HostIP: ip, HostPort: p.HostPort}
-			if where != nil && followsListen(p) {
-				var err error
-				if to.Listen, err = where.of(v.Listen); err != nil {
-					return nil, err
-				}
-			}
-			if end.Network == out.four && !ip.Is6() {
-				to.To = netip.AddrPortFrom(end.V4.Addr(), p.ContainerPort)
-				ports = append(ports, to)
-			}
-			if end.Network == out.six && !ip.Is4() {
-				to.To = netip.AddrPortFrom(end.V6.Addr(), p.ContainerPort)
-				ports = append(ports, to)
-			}
-		}
-	}
-	return ports, nil
 }

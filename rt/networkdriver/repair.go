@@ -65,15 +65,19 @@ func (d *Driver) moveDefault(id string) error {
 }
 
 // replug makes links anew that somebody has removed under running containers, in the background: the caller may hold a
-// container's lock. Those of containers that are only just starting, or have ended with their links, are left alone.
-func (d *Driver) replug(missing []string) {
+// container's lock. Those of containers that are only just starting, or have ended with their links, are left alone. Called with
+// applying held.
+func (d *Driver) replug(all []*containers.Container, missing []string) {
 	if len(missing) == 0 {
 		return
 	}
-	for _, c := range d.o.Containers.All() {
-		for _, end := range d.ends(c) {
-			if v := c.View(); slices.Contains(missing, end.HostIf) && v.State.Status == container.StateRunning && !v.State.Starting {
-				go d.replugLink(c, end.HostIf)
+	for _, c := range all {
+		for _, l := range d.shareOf(c).links {
+			if !slices.Contains(missing, l.Name) {
+				continue
+			}
+			if st := c.View().State; st.Status == container.StateRunning && !st.Starting {
+				go d.replugLink(c, l.Name)
 			}
 		}
 	}
