@@ -9,7 +9,7 @@ func filters() []mutant {
 	return []mutant{
 		compiler("newer calls get ENOSYS (clocks of 32-bit ARM)", "rules.go", "return r.simply(retErrno | enosys)", "return r.def", "TestNewer|TestTime64"),
 		compiler("unlisted architectures are killed", "tree.go", "other := c.ret(retKillProcess)", "other := c.ret(retAllow)", "TestSiblings|TestAll"),
-		compiler("unlisted x32 is not the 64-bit filter's", "tree.go", "body = c.jump(jmpGE, x32Bit, c.x32(used), body)", "_ = c.x32(used)", "TestSiblings|TestAll"),
+		compiler("unlisted x32 is not the 64-bit filter's", "tree.go", "body = c.jump(jmpGE, syscalls.X32Bit, c.x32(used), body)", "_ = c.x32(used)", "TestSiblings|TestAll"),
 		compiler("the upper half of an argument counts", "tree.go", "return t.load(hiword(index), t.jump(op, v, yes, no))", "return yes", "TestOperators"),
 		compiler("conditions are anded", "tree.go", "ok = t.condition(args[i], ok, next)", "next = t.condition(args[i], ok, next)", "TestRules"),
 		compiler("filters that are too long are refused", "seccomp.go", "if len(prog) > maxInstrs {", "if false {", "TestTooLong"),

@@ -5,6 +5,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/sandbox/seccomp/syscalls"
 )
 
 // dice makes choices out of the fuzzer's bytes, and when they are used up, goes on with what follows from them.
@@ -48,7 +50,7 @@ func (d *dice) names() []string {
 	out := make([]string, 1+d.roll(3))
 	for i := range out {
 		if d.roll(3) == 0 {
-			out[i] = calls[d.roll(256)*len(calls)/256].name
+			out[i] = syscalls.Name(d.roll(256) * syscalls.Len / 256)
 			continue
 		}
 		out[i] = pool[d.roll(len(pool))]
@@ -67,9 +69,9 @@ func (d *dice) args() []specs.LinuxSeccompArg {
 func (d *dice) spec() *specs.LinuxSeccomp {
 	s := &specs.LinuxSeccomp{ListenerPath: "/x"}
 	s.DefaultAction, s.DefaultErrnoRet = d.action()
-	for _, a := range arches() {
+	for _, a := range syscalls.Architectures() {
 		if d.roll(2) == 1 {
-			s.Architectures = append(s.Architectures, a.name)
+			s.Architectures = append(s.Architectures, a.Name)
 		}
 	}
 	for range 1 + d.roll(12) {
@@ -102,16 +104,16 @@ func FuzzCompile(f *testing.F) {
 		}
 		wellFormed(t, p.Filter)
 		o := newOracle(s)
-		for column, a := range arches() {
+		for column, a := range syscalls.Architectures() {
 			for _, nr := range o.numbers(column, a) {
 				for range 6 {
-					c := data{audit: a.audit, nr: nr}
+					c := data{audit: a.Audit, nr: nr}
 					for i := range c.args {
 						c.args[i] = d.value()
 					}
 					got, _ := simulate(t, p.Filter, c)
 					if want := o.expect(c); got != want {
-						t.Fatalf("%s %d%#x: %#x, want %#x\n%+v", a.name, nr, c.args, got, want, s)
+						t.Fatalf("%s %d%#x: %#x, want %#x\n%+v", a.Name, nr, c.args, got, want, s)
 					}
 				}
 			}
@@ -120,10 +122,10 @@ func FuzzCompile(f *testing.F) {
 }
 
 // numbers are those that the spec names, and their neighbours, and some others.
-func (o *oracle) numbers(column int, a arch) []uint32 {
-	out := []uint32{0, a.base, a.base + 1, a.base + 300, a.base + ordinary, x32Bit - 1, x32Bit, 1 << 31, 1<<32 - 1}
+func (o *oracle) numbers(column int, a syscalls.Arch) []uint32 {
+	out := []uint32{0, a.Base, a.Base + 1, a.Base + 300, a.Base + syscalls.Ordinary, syscalls.X32Bit - 1, syscalls.X32Bit, 1 << 31, 1<<32 - 1}
 	for nr := range o.rules[column] {
-		out = append(out, a.base+nr-1, a.base+nr, a.base+nr+1)
+		out = append(out, a.Base+nr-1, a.Base+nr, a.Base+nr+1)
 	}
 	return out
 }

@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/sandbox/seccomp/syscalls"
 )
 
 // data is struct seccomp_data without the instruction pointer.
@@ -81,22 +83,22 @@ func wellFormed(t testing.TB, prog []Instr) {
 // oracle says what a spec means, without any cleverness.
 type oracle struct {
 	spec  *specs.LinuxSeccomp
-	rules [nArches]map[uint32][]specs.LinuxSyscall // by number, without its base
-	top   [nArches]int64                           // the highest ordinary number that the spec knows
+	rules [syscalls.Count]map[uint32][]specs.LinuxSyscall // by number, without its base
+	top   [syscalls.Count]int64                           // the highest ordinary number that the spec knows
 }
 
 func newOracle(s *specs.LinuxSeccomp) *oracle {
 	o := &oracle{spec: s}
-	for column := range nArches {
+	for column := range syscalls.Count {
 		o.rules[column], o.top[column] = map[uint32][]specs.LinuxSyscall{}, -1
 		for _, r := range s.Syscalls {
-			for _, c := range calls {
-				nr := c.nr[column]
-				if nr < 0 || !slices.Contains(r.Names, c.name) {
+			for c := range syscalls.Len {
+				nr := syscalls.Number(c, column)
+				if nr < 0 || !slices.Contains(r.Names, syscalls.Name(c)) {
 					continue
 				}
 				o.rules[column][uint32(nr)] = append(o.rules[column][uint32(nr)], r)
-				if nr < private {
+				if nr < syscalls.Private {
 					o.top[column] = max(o.top[column], int64(nr))
 				}
 			}
@@ -111,19 +113,19 @@ func (o *oracle) expect(d data) uint32 {
 	if column < 0 {
 		return retKillProcess
 	}
-	if column > 0 && !slices.Contains(s.Architectures, a.name) {
-		if a.base == x32Bit {
+	if column > 0 && !slices.Contains(s.Architectures, a.Name) {
+		if a.Base == syscalls.X32Bit {
 			return retErrno | enosys
 		}
 		return retKillProcess
 	}
-	if a.narrow {
+	if a.Narrow {
 		for i := range d.args {
 			d.args[i] &= 0xffffffff
 		}
 	}
 	def, _ := action(s.DefaultAction, s.DefaultErrnoRet)
-	rules := o.rules[column][d.nr-a.base]
+	rules := o.rules[column][d.nr-a.Base]
 	for _, r := range rules {
 		if ret, _ := action(r.Action, r.ErrnoRet); len(r.Args) == 0 && ret != def {
 			return ret
@@ -136,21 +138,21 @@ func (o *oracle) expect(d data) uint32 {
 	}
 	permissive := slices.Contains([]specs.LinuxSeccompAction{specs.ActAllow, specs.ActLog, specs.ActTrace}, s.DefaultAction)
 	top := o.top[column]
-	if len(rules) == 0 && !permissive && top >= 0 && int64(d.nr)-int64(a.base) > top {
+	if len(rules) == 0 && !permissive && top >= 0 && int64(d.nr)-int64(a.Base) > top {
 		return retErrno | enosys
 	}
 	return def
 }
 
 // whose tells whose call it is.
-func whose(d data) (int, arch) {
-	x32 := d.audit == 0xc000003e && d.nr >= x32Bit
-	for i, a := range arches() {
-		if a.audit == d.audit && x32 == (a.base == x32Bit) {
+func whose(d data) (int, syscalls.Arch) {
+	x32 := d.audit == 0xc000003e && d.nr >= syscalls.X32Bit
+	for i, a := range syscalls.Architectures() {
+		if a.Audit == d.audit && x32 == (a.Base == syscalls.X32Bit) {
 			return i, a
 		}
 	}
-	return -1, arch{}
+	return -1, syscalls.Arch{}
 }
 
 func fits(args []specs.LinuxSeccompArg, v [6]uint64) bool {
@@ -185,24 +187,24 @@ func fits(args []specs.LinuxSeccompArg, v [6]uint64) bool {
 
 // native is a call of this machine's architecture.
 func native(t testing.TB, name string, args ...uint64) data {
-	i := find(name)
+	i := syscalls.Find(name)
 	require.GreaterOrEqual(t, i, 0, name)
-	require.GreaterOrEqual(t, calls[i].nr[0], int32(0), name)
-	a := arches()[0]
-	d := data{audit: a.audit, nr: a.base + uint32(calls[i].nr[0])}
+	require.GreaterOrEqual(t, syscalls.Number(i, 0), int32(0), name)
+	a := syscalls.Architectures()[0]
+	d := data{audit: a.Audit, nr: a.Base + uint32(syscalls.Number(i, 0))}
 	copy(d.args[:], args)
 	return d
 }
 
 // numbers are all numbers of an architecture that may matter.
 func numbers(column int) []uint32 {
-	a := arches()[column]
-	out := []uint32{0, 1, a.base - 1, x32Bit - 1, x32Bit, x32Bit + 1, 1<<31 - 1, 1 << 31, 1<<32 - 1}
-	for n := range uint32(ordinary + 2) {
-		out = append(out, a.base+n)
+	a := syscalls.Architectures()[column]
+	out := []uint32{0, 1, a.Base - 1, syscalls.X32Bit - 1, syscalls.X32Bit, syscalls.X32Bit + 1, 1<<31 - 1, 1 << 31, 1<<32 - 1}
+	for n := range uint32(syscalls.Ordinary + 2) {
+		out = append(out, a.Base+n)
 	}
 	for n := range uint32(8) {
-		out = append(out, a.base+private+n-1)
+		out = append(out, a.Base+syscalls.Private+n-1)
 	}
 	return out
 }

@@ -6,6 +6,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/seccomp/syscalls"
 )
 
 // Default returns the filter of a container that holds these capabilities (its bounding set): the default profile
@@ -18,9 +20,9 @@ func Default(capabilities []string) *specs.LinuxSeccomp {
 	}
 	def, none := uint(eperm), uint(enosys)
 	p := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: &def}
-	all := arches()
+	all := syscalls.Architectures()
 	for _, a := range all[:inDefault] {
-		p.Architectures = append(p.Architectures, a.name)
+		p.Architectures = append(p.Architectures, a.Name)
 	}
 	p.Syscalls = append(p.Syscalls, allow(always), allow(ofArch))
 	p.Syscalls = append(p.Syscalls, allow("socket", specs.LinuxSeccompArg{Value: unix.AF_ALG, Op: specs.OpLessThan}))

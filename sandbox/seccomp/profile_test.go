@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/caps"
+	"github.com/coble-os/coble/sandbox/seccomp/syscalls"
 )
 
 var update = flag.Bool("update", false, "write goldens")
@@ -136,7 +137,7 @@ func TestDocker(t *testing.T) {
 	for _, set := range sets {
 		theirs := &specs.LinuxSeccomp{DefaultAction: doc.DefaultAction, DefaultErrnoRet: doc.DefaultErrnoRet}
 		for _, m := range doc.ArchMap {
-			if m.Architecture == arches()[0].name {
+			if m.Architecture == syscalls.Architectures()[0].Name {
 				theirs.Architectures = append(m.SubArchitectures, m.Architecture)
 			}
 		}
@@ -152,7 +153,7 @@ func TestDocker(t *testing.T) {
 // applies tells whether the rule is for these capabilities and this architecture; minKernel is below 5.10 always.
 func (r *dockerRule) applies(set []string) bool {
 	has := func(c string) bool { return slices.Contains(set, c) }
-	arch := map[specs.Arch]string{specs.ArchX86_64: "amd64", specs.ArchAARCH64: "arm64", specs.ArchARM: "arm", specs.ArchRISCV64: "riscv64"}[arches()[0].name]
+	arch := map[specs.Arch]string{specs.ArchX86_64: "amd64", specs.ArchAARCH64: "arm64", specs.ArchARM: "arm", specs.ArchRISCV64: "riscv64"}[syscalls.Architectures()[0].Name]
 	if len(r.Includes.Arches) > 0 && !slices.Contains(r.Includes.Arches, arch) || slices.Contains(r.Excludes.Arches, arch) {
 		return false
 	}
@@ -166,13 +167,13 @@ func (r *dockerRule) applies(set []string) bool {
 func same(t *testing.T, theirs *oracle, ours *specs.LinuxSeccomp) {
 	p, err := Compile(ours)
 	require.NoError(t, err)
-	for column, a := range arches() {
+	for column, a := range syscalls.Architectures() {
 		for _, nr := range numbers(column) {
 			for _, v := range []uint64{0, 1, 8, 37, 39, 40, 41, 45, 0x20000, 0x20008, 0x10000000, 0x7e020000, 0xffffff, 0xffffffff, 1 << 40} {
-				d := data{audit: a.audit, nr: nr, args: [6]uint64{v, 7, v}}
+				d := data{audit: a.Audit, nr: nr, args: [6]uint64{v, 7, v}}
 				got, _ := simulate(t, p.Filter, d)
-				if want := theirs.expect(d); got != want && (v <= unix.AF_MCTP || nr != a.base+uint32(calls[find("socket")].nr[column])) {
-					t.Errorf("%s %d(%#x): %#x, Docker has %#x", a.name, nr, v, got, want)
+				if want := theirs.expect(d); got != want && (v <= unix.AF_MCTP || nr != a.Base+uint32(syscalls.Number(syscalls.Find("socket"), column))) {
+					t.Errorf("%s %d(%#x): %#x, Docker has %#x", a.Name, nr, v, got, want)
 				}
 			}
 		}

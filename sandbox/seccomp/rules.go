@@ -7,60 +7,9 @@ import (
 	"sort"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/coble-os/coble/sandbox/seccomp/syscalls"
 )
-
-// nrs are a call's numbers by architecture, without their bases; -1 is none.
-type nrs = [nArches]int32
-
-type call struct {
-	name string
-	nr   nrs
-}
-
-// arch is an architecture whose programs run on this machine.
-type arch struct {
-	name   specs.Arch
-	audit  uint32 // AUDIT_ARCH_*
-	base   uint32 // of its numbers
-	narrow bool   // arguments are 32 bits
-}
-
-const (
-	wide   = false
-	narrow = true
-
-	x32Bit = 0x40000000 // x32 calls come as those of the 64-bit architecture, with this bit in the number
-
-	ordinary = 1024    // ordinary numbers are below
-	private  = 0xf0000 // from here up ARM has calls of its own
-)
-
-// findAfter is find for a list of names: in most they are sorted, so it looks behind the last one first.
-func findAfter(last int, name string) int {
-	for i := last + 1; i > 0 && i <= last+4 && i < len(calls); i++ {
-		if calls[i].name == name {
-			return i
-		}
-	}
-	return find(name)
-}
-
-// find returns the index of a call, or -1.
-func find(name string) int {
-	lo, hi := 0, len(calls)
-	for lo < hi {
-		mid := int(uint(lo+hi) / 2)
-		if calls[mid].name < name {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	if lo < len(calls) && calls[lo].name == name {
-		return lo
-	}
-	return -1
-}
 
 // verdict is what to do with a call: the first test that fits, or else ret. Verdicts without tests are interned, so
 // that two of them are the same if their pointers are.
@@ -79,7 +28,7 @@ type test struct {
 type rules struct {
 	def      *verdict
 	plain    []*verdict // those without tests
-	of       [len(calls)]*verdict
+	of       [syscalls.Len]*verdict
 	notifies bool
 }
 
@@ -121,7 +70,7 @@ func (r *rules) add(s *specs.LinuxSyscall) error {
 		if name == "" {
 			return errors.New("names: an empty name")
 		}
-		if i = findAfter(i, name); i >= 0 {
+		if i = syscalls.FindAfter(i, name); i >= 0 {
 			r.of[i] = r.combine(r.of[i], v, ret == r.def.ret)
 		}
 	}
@@ -147,7 +96,7 @@ func (r *rules) combine(old, v *verdict, redundant bool) *verdict {
 
 // lets tells whether the native call is allowed whatever its arguments are.
 func (r *rules) lets(name string) bool {
-	v := r.of[find(name)]
+	v := r.of[syscalls.Find(name)]
 	if v == nil {
 		v = r.def
 	}
@@ -197,15 +146,15 @@ type span struct {
 }
 
 // spans covers all numbers of the architecture in column a.
-func (r *rules) spans(column int, a arch) []span {
-	var table [ordinary]*verdict // by number
-	var own []span               // private calls
-	top := -1                    // the highest number that the profile knows
+func (r *rules) spans(column int, a syscalls.Arch) []span {
+	var table [syscalls.Ordinary]*verdict // by number
+	var own []span                        // private calls
+	top := -1                             // the highest number that the profile knows
 	for i, v := range r.of {
-		nr := calls[i].nr[column]
+		nr := syscalls.Number(i, column)
 		switch {
 		case v == nil || nr < 0:
-		case nr >= private:
+		case nr >= syscalls.Private:
 			own = append(own, span{uint32(nr), v})
 		default:
 			table[nr] = v
@@ -217,14 +166,14 @@ func (r *rules) spans(column int, a arch) []span {
 		if v == nil {
 			v = r.def
 		}
-		out = appendSpan(out, a.base+uint32(nr), v)
+		out = appendSpan(out, a.Base+uint32(nr), v)
 	}
 	beyond := r.beyond(top)
-	out = appendSpan(out, a.base+uint32(top+1), beyond)
+	out = appendSpan(out, a.Base+uint32(top+1), beyond)
 	sort.Slice(own, func(i, j int) bool { return own[i].start < own[j].start })
 	for _, s := range own {
-		out = appendSpan(out, a.base+s.start, s.v)
-		out = appendSpan(out, a.base+s.start+1, beyond)
+		out = appendSpan(out, a.Base+s.start, s.v)
+		out = appendSpan(out, a.Base+s.start+1, beyond)
 	}
 	return out
 }

@@ -27,6 +27,8 @@ import (
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/coble-os/coble/sandbox/seccomp/syscalls"
 )
 
 // Instr is struct sock_filter of linux/filter.h.
@@ -94,7 +96,7 @@ func Compile(s *specs.LinuxSeccomp) (Program, error) {
 	if err != nil {
 		return Program{}, fmt.Errorf("defaultAction: %w", err)
 	}
-	var used [nArches]bool
+	var used [syscalls.Count]bool
 	if err := listed(s.Architectures, &used); err != nil {
 		return Program{}, err
 	}
@@ -152,15 +154,15 @@ func flagBits(list []specs.LinuxSeccompFlag, notifies bool) (uint32, error) {
 }
 
 // listed marks the architectures of this machine that a list names, and the native one.
-func listed(list []specs.Arch, used *[nArches]bool) error {
+func listed(list []specs.Arch, used *[syscalls.Count]bool) error {
 	used[0] = true
-	all := arches()
+	all := syscalls.Architectures()
 	for _, name := range list {
 		if !knownArch(name) {
 			return fmt.Errorf("architectures: %s: unknown", name)
 		}
 		for i := range all {
-			used[i] = used[i] || all[i].name == name
+			used[i] = used[i] || all[i].Name == name
 		}
 	}
 	return nil

@@ -1,35 +1,16 @@
 package seccomp
 
 import (
-	"slices"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/coble-os/coble/sandbox/caps"
+	"github.com/coble-os/coble/sandbox/seccomp/syscalls"
 )
 
 func ptr(v uint) *uint { return &v }
-
-// TestCalls: the tables are as the code expects them.
-func TestCalls(t *testing.T) {
-	require.True(t, slices.IsSortedFunc(calls[:], func(a, b call) int {
-		if a.name < b.name {
-			return -1
-		}
-		return 1
-	}))
-	for i, c := range calls {
-		require.Equal(t, i, find(c.name), c.name)
-		for _, nr := range c.nr {
-			require.True(t, nr >= -1 && (nr < ordinary || nr >= private), "%s %v", c.name, c.nr)
-		}
-	}
-	for _, name := range []string{"", "a", "read ", "zzz", "READ"} {
-		require.Equal(t, -1, find(name), name)
-	}
-}
 
 // TestAll runs a filter over all numbers with all interesting arguments.
 func TestAll(t *testing.T) {
@@ -40,13 +21,13 @@ func TestAll(t *testing.T) {
 		require.NoError(t, err)
 		wellFormed(t, p.Filter)
 		oracle := newOracle(s)
-		for column, a := range arches() {
+		for column, a := range syscalls.Architectures() {
 			for _, nr := range numbers(column) {
 				for _, v := range args {
-					d := data{audit: a.audit, nr: nr, args: [6]uint64{v, 7, v}}
+					d := data{audit: a.Audit, nr: nr, args: [6]uint64{v, 7, v}}
 					got, _ := simulate(t, p.Filter, d)
 					if want := oracle.expect(d); got != want {
-						t.Fatalf("%s %d(%#x): %#x, want %#x", a.name, nr, v, got, want)
+						t.Fatalf("%s %d(%#x): %#x, want %#x", a.Name, nr, v, got, want)
 					}
 				}
 			}
@@ -67,10 +48,10 @@ func TestSize(t *testing.T) {
 		p, err := Compile(s)
 		require.NoError(t, err)
 		most, sum, n := 0, 0, 0
-		for column, a := range arches() {
-			for _, c := range calls {
-				if c.nr[column] >= 0 {
-					_, steps := simulate(t, p.Filter, data{audit: a.audit, nr: a.base + uint32(c.nr[column])})
+		for column, a := range syscalls.Architectures() {
+			for c := range syscalls.Len {
+				if syscalls.Number(c, column) >= 0 {
+					_, steps := simulate(t, p.Filter, data{audit: a.Audit, nr: a.Base + uint32(syscalls.Number(c, column))})
 					most, sum, n = max(most, steps), sum+steps, n+1
 				}
 			}
@@ -144,18 +125,18 @@ func TestOperators(t *testing.T) {
 				Names: []string{"read"}, Action: specs.ActTrap,
 				Args: []specs.LinuxSeccompArg{{Index: 2, Value: value, ValueTwo: value & (1<<40 + 7), Op: op}},
 			}}}
-			for _, a := range arches() {
-				s.Architectures = append(s.Architectures, a.name)
+			for _, a := range syscalls.Architectures() {
+				s.Architectures = append(s.Architectures, a.Name)
 			}
 			p, err := Compile(s)
 			require.NoError(t, err)
 			wellFormed(t, p.Filter)
 			oracle := newOracle(s)
-			for column, a := range arches() {
+			for column, a := range syscalls.Architectures() {
 				for _, v := range values {
-					d := data{a.audit, a.base + uint32(calls[find("read")].nr[column]), [6]uint64{9, 9, v}}
+					d := data{a.Audit, a.Base + uint32(syscalls.Number(syscalls.Find("read"), column)), [6]uint64{9, 9, v}}
 					got, _ := simulate(t, p.Filter, d)
-					require.Equal(t, oracle.expect(d), got, "%s %s %#x, argument %#x", a.name, op, value, v)
+					require.Equal(t, oracle.expect(d), got, "%s %s %#x, argument %#x", a.Name, op, value, v)
 				}
 			}
 		}
@@ -242,22 +223,22 @@ func TestNewer(t *testing.T) {
 
 // TestTime64: an old profile makes programs fall back to the old clocks of 32-bit machines, and does not stop them.
 func TestTime64(t *testing.T) {
-	i := find("clock_gettime64")
+	i := syscalls.Find("clock_gettime64")
 	if i < 0 {
 		t.Skip("no 32-bit programs here")
 	}
-	for column, a := range arches() {
-		nr := calls[i].nr[column]
+	for column, a := range syscalls.Architectures() {
+		nr := syscalls.Number(i, column)
 		if nr < 0 {
 			continue
 		}
-		s := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Architectures: []specs.Arch{a.name}, Syscalls: []specs.LinuxSyscall{
+		s := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Architectures: []specs.Arch{a.Name}, Syscalls: []specs.LinuxSyscall{
 			{Names: []string{"clock_gettime", "statx", "set_tls"}, Action: specs.ActAllow},
 		}}
 		p, err := Compile(s)
 		require.NoError(t, err)
-		got, _ := simulate(t, p.Filter, data{audit: a.audit, nr: a.base + uint32(nr)})
-		require.Equal(t, uint32(retErrno|enosys), got, a.name)
+		got, _ := simulate(t, p.Filter, data{audit: a.Audit, nr: a.Base + uint32(nr)})
+		require.Equal(t, uint32(retErrno|enosys), got, a.Name)
 	}
 }
 
@@ -296,12 +277,12 @@ func TestSiblings(t *testing.T) {
 	for _, list := range [][]specs.Arch{nil, {specs.ArchS390X}} {
 		p, err := Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: list})
 		require.NoError(t, err)
-		for column, a := range arches() {
-			got, _ := simulate(t, p.Filter, data{audit: a.audit, nr: a.base + 1})
+		for column, a := range syscalls.Architectures() {
+			got, _ := simulate(t, p.Filter, data{audit: a.Audit, nr: a.Base + 1})
 			switch {
 			case column == 0:
 				require.Equal(t, uint32(retAllow), got)
-			case a.base == x32Bit:
+			case a.Base == syscalls.X32Bit:
 				require.Equal(t, uint32(retErrno|enosys), got)
 			default:
 				require.Equal(t, uint32(retKillProcess), got)
@@ -353,7 +334,7 @@ func TestTooLong(t *testing.T) {
 	s := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
 	for i := range 2000 {
 		s.Syscalls = append(s.Syscalls, specs.LinuxSyscall{
-			Names: []string{calls[i%len(calls)].name}, Action: specs.ActErrno, ErrnoRet: ptr(uint(i%100 + 2)),
+			Names: []string{syscalls.Name(i % syscalls.Len)}, Action: specs.ActErrno, ErrnoRet: ptr(uint(i%100 + 2)),
 			Args: []specs.LinuxSeccompArg{arg(uint(i%6), specs.OpGreaterThan, uint64(i+1)<<20)},
 		})
 		p, err := Compile(s)
@@ -367,14 +348,14 @@ func TestTooLong(t *testing.T) {
 			continue
 		}
 		wellFormed(t, p.Filter)
-		a, oracle := arches()[0], newOracle(s)
-		for _, c := range calls {
-			if c.nr[0] < 0 {
+		a, oracle := syscalls.Architectures()[0], newOracle(s)
+		for c := range syscalls.Len {
+			if syscalls.Number(c, 0) < 0 {
 				continue
 			}
-			d := data{a.audit, a.base + uint32(c.nr[0]), [6]uint64{1 << 30, 1 << 30, 1 << 30, 1 << 30, 1 << 30, 1 << 30}}
+			d := data{a.Audit, a.Base + uint32(syscalls.Number(c, 0)), [6]uint64{1 << 30, 1 << 30, 1 << 30, 1 << 30, 1 << 30, 1 << 30}}
 			got, _ := simulate(t, p.Filter, d)
-			require.Equal(t, oracle.expect(d), got, c.name)
+			require.Equal(t, oracle.expect(d), got, syscalls.Name(c))
 		}
 	}
 	t.Fatal("2000 rules fit into 4096 instructions")

@@ -1,6 +1,10 @@
 package seccomp
 
-import specs "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/coble-os/coble/sandbox/seccomp/syscalls"
+)
 
 // Offsets in struct seccomp_data (linux/seccomp.h).
 const (
@@ -10,29 +14,29 @@ const (
 )
 
 // assemble makes the program. It is laid out as: which architecture is it; for each, the tree of its numbers.
-func (r *rules) assemble(used *[nArches]bool) []Instr {
+func (r *rules) assemble(used *[syscalls.Count]bool) []Instr {
 	c := &compiler{asm: newAssembler(), rules: r}
-	all := arches()
+	all := syscalls.Architectures()
 	other := c.ret(retKillProcess)
-	for i := nArches - 1; i >= 0; i-- {
-		if !used[i] || all[i].base == x32Bit {
+	for i := syscalls.Count - 1; i >= 0; i-- {
+		if !used[i] || all[i].Base == syscalls.X32Bit {
 			continue
 		}
 		body := c.numbers(i, all[i])
-		if all[i].name == specs.ArchX86_64 {
-			body = c.jump(jmpGE, x32Bit, c.x32(used), body)
+		if all[i].Name == specs.ArchX86_64 {
+			body = c.jump(jmpGE, syscalls.X32Bit, c.x32(used), body)
 		}
 		body = c.load(offNr, body)
-		other = c.jump(jmpEq, all[i].audit, body, other)
+		other = c.jump(jmpEq, all[i].Audit, body, other)
 	}
 	c.load(offArch, other)
 	return c.program()
 }
 
 // x32 is what is done with x32 calls, which share their architecture with 64-bit ones.
-func (c *compiler) x32(used *[nArches]bool) label {
-	for i, a := range arches() {
-		if a.base == x32Bit && used[i] {
+func (c *compiler) x32(used *[syscalls.Count]bool) label {
+	for i, a := range syscalls.Architectures() {
+		if a.Base == syscalls.X32Bit && used[i] {
 			return c.numbers(i, a)
 		}
 	}
@@ -53,8 +57,8 @@ type made struct {
 	at     label
 }
 
-func (c *compiler) numbers(column int, a arch) label {
-	t := tree{c, a.narrow}
+func (c *compiler) numbers(column int, a syscalls.Arch) label {
+	t := tree{c, a.Narrow}
 	return t.search(c.rules.spans(column, a), 1<<32)
 }
 

@@ -1,0 +1,6 @@
+package seccomp
+
+const (
+	inDefault = 1            // how many architectures Docker's default profile is for
+	ofArch    = "modify_ldt" // calls that only this architecture has, and that profile allows
+)
