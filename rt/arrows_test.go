@@ -57,6 +57,7 @@ func TestArrows(t *testing.T) {
 		{"./sandbox/...", []string{"layers", "netcfg", "rt", "init", "configs", "cmd"}, "others can use the sandbox without the rest of coble"},
 		{"./sandbox/seccomp/...", []string{"sandbox/caps", "sandbox/cgroup", "sandbox/plan", "sandbox/reaper", "sandbox/rootfs", "sandbox/spawn"}, "a filter is data: it needs no machine and no container"},
 		{"./sandbox/seccomp/syscalls", []string{"sandbox"}, "tables, for whoever wants a number"},
+		{"./sandbox/mountopt", []string{"sandbox"}, "words and flags, for whoever mounts"},
 		{"./init/boot/...", []string{"rt", "layers", "netcfg", "sandbox", "cmd"}, "boot steps are called by the engine and never call up"},
 		{"./init/notify", []string{"rt", "layers", "netcfg", "sandbox", "configs", "cmd"}, "both ends of the keeper's protocol are small"},
 		{"./configs", []string{"rt", "layers", "netcfg", "sandbox", "init", "cmd"}, "the schema is data"},

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/caps"
+	"github.com/coble-os/coble/sandbox/mountopt"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/seccomp"
 )
@@ -49,7 +50,7 @@ func Features() features.Features {
 			l.Namespaces = append(l.Namespaces, string(t))
 		}
 	}
-	return features.Features{MountOptions: plan.MountOptions(), Linux: l}
+	return features.Features{MountOptions: mountopt.Names(), Linux: l}
 }
 
 func memoryPolicies() *features.MemoryPolicy {

@@ -7,11 +7,11 @@ func containers() []mutant {
 	}
 	return []mutant{
 		in("signals wait while a device filter is loaded", "cgroup/devices.go", "if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, &old); err != nil {", "if err := error(nil); err != nil {", "TestDevicesUnderSignals"),
-		in("a bind mount keeps what its source's mount forbids", "plan/mounts.go", "o.set |= in.Facts.SourceFlags[src] &^ o.clear", "_ = src", "TestKeptFlags"),
+		in("a bind mount keeps what its source's mount forbids", "plan/mounts.go", "o.Set |= in.Facts.SourceFlags[src] &^ o.Clear", "_ = src", "TestKeptFlags"),
 		in("the working directory is inside the root (CVE-2024-21626)", "plan/process.go", ".check(Check{0, 0, 1, 0xff, '/'})", "", "TestKeptWorkingDirectory"),
 		in("sysctls are written through a procfs of one's own (CVE-2025-52881)", "plan/container.go", `proc, fd := b.procfs(), b.slot("file")`, "proc, fd := b.slot(\"proc\"), b.slot(\"file\")\n\tb.openat2(b.slot(\"root\"), \"proc\", openPath, inRoot, 0).to(proc)", "TestFakedProc"),
 		in("a container sees its own groups only (CVE-2023-25809)", "plan/cgroups.go", "\tif in.newCgroupNS() {\n\t\tb.mount(\"cgroup\", fdPath(t), \"cgroup\"", "\tif true {\n\t\tb.mount(\"cgroup\", fdPath(t), \"cgroup\"", "TestSharedCgroups"),
-		in("groups are read-only (CVE-2022-0492)", "plan/cgroups.go", `b.mount("cgroup", fdPath(t), "cgroup", o.set, strings.Join`, `b.mount("cgroup", fdPath(t), "cgroup", 0, strings.Join`, "TestMasksAndReadonly"),
+		in("groups are read-only (CVE-2022-0492)", "plan/cgroups.go", `b.mount("cgroup", fdPath(t), "cgroup", o.Set, strings.Join`, `b.mount("cgroup", fdPath(t), "cgroup", 0, strings.Join`, "TestMasksAndReadonly"),
 		in("sysctls of the machine's own network are refused", "plan/container.go", "if host[n.Path] {", "if false {", "TestHostSysctl"),
 		in("no capability is inheritable (CVE-2022-24769)", "plan/process.go", "lo(s.permitted), lo(s.inheritable), hi(s.effective)", "lo(s.permitted), lo(s.permitted), hi(s.effective)", "TestNothingInherited"),
 		in("a device of a user namespace is the one that the spec means", "plan/nodes.go", "\tb.isDevice(node, kind, major, minor)\n", "", "TestWrongDevice"),

@@ -116,7 +116,7 @@ func sandboxes() []mutant {
 		in("the mask's source is the host's null device (CVE-2025-31133)", "plan/devices.go", `b.call("openat", cwd(), str("/dev/null"), flags(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, OpenBits), num(0)).to(fd)`, `b.call("openat", cwd(), str("/dev/zero"), flags(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, OpenBits), num(0)).to(fd)`, "TestMasksAndReadonly|TestNullLink"),
 		listed("the working directory is inside the root (CVE-2024-21626)", "process.go", `num(unix.PathMax)).check(Check{0, 0, 1, 0xff, '/'})`, "num(unix.PathMax))"),
 		listed("descriptors are closed before the execve", "process.go", `b.call("close_range", num(3+b.keep), named(0xffffffff, "~0"), num(0))`, `b.call("close_range", num(1000), named(0xffffffff, "~0"), num(0))`),
-		in("a v1 cgroup tree is read-only (CVE-2022-0492)", "plan/cgroups.go", "if o.set&unix.MS_RDONLY != 0 {", "if false {", "TestMasksAndReadonly|TestSharedCgroups"),
+		in("a v1 cgroup tree is read-only (CVE-2022-0492)", "plan/cgroups.go", "if o.Set&unix.MS_RDONLY != 0 {", "if false {", "TestMasksAndReadonly|TestSharedCgroups"),
 		in("who may ptrace stands still during an exec (CVE-2016-9962)", "exec.go", "freezeAll(ctx, append(slices.Clone(c.Freeze), c.CgroupPath))", "freezeAll(ctx, nil)", "TestExecUnseen|TestFrozenTarget"),
 		in("a reused pid is not adopted", "process.go", "if err != nil || st.StartTime != startTime {", "if err != nil || st.StartTime == 0 {", "TestSignals|TestWaitStranger|TestHostService|TestOutputAndStatus"),
 		listed("sysctls are of a namespace of the container's own", "container.go", `return fmt.Errorf("linux.sysctl: %s does not belong to a namespace", key)`, "return nil"),

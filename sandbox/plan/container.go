@@ -9,6 +9,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/mountopt"
 )
 
 // Input is all that Compile looks at.
@@ -324,7 +326,7 @@ func (b *builder) finalPropagation(in *Input) {
 	if in.Spec.Linux.RootfsPropagation == "" {
 		return
 	}
-	prop := propagation(in.Spec.Linux.RootfsPropagation)
+	prop := mountopt.Propagation(in.Spec.Linux.RootfsPropagation)
 	b.about("make the container's mounts %s", bitNames(prop, mountNames()))
 	b.mount("", str("/"), "", prop, "")
 }

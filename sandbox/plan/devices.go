@@ -8,6 +8,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/mountopt"
 )
 
 // nullDevice opens the host's /dev/null and makes sure that it is the null device, before anything of the
@@ -42,7 +44,7 @@ func hostDev(s *specs.Spec) bool {
 		if path.Clean(m.Destination) != "/dev" {
 			continue
 		}
-		if o, err := parseOptions(m.Options); err == nil && (o.bind || m.Type == "bind") {
+		if o, err := mountopt.Parse(m.Options); err == nil && (o.Bind || m.Type == "bind") {
 			return true
 		}
 	}
@@ -66,12 +68,12 @@ func (b *builder) readonlyPaths(in *Input) error {
 		b.openat2(b.slot("root"), relative(p), unix.O_PATH|unix.O_CLOEXEC, inRoot, 0).to(t).ignore(unix.ENOENT)
 		b.call("open_tree", value(t), str(""), named(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|recursive,
 			"OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH|AT_RECURSIVE")).to(tree)
-		o := mountOptions{recSet: unix.MOUNT_ATTR_RDONLY}
+		o := mountopt.Options{RecSet: unix.MOUNT_ATTR_RDONLY}
 		if !in.Facts.MountSetattr {
 			// A remount replaces all flags. What the default paths lie on has these three.
-			o = mountOptions{set: unix.MS_RDONLY}
+			o = mountopt.Options{Set: unix.MS_RDONLY}
 			if strings.HasPrefix(p, "/proc/") || strings.HasPrefix(p, "/sys/") {
-				o.set |= unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+				o.Set |= unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 			}
 		}
 		if err := b.attach(in, tree, t, o); err != nil {

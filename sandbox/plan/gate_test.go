@@ -67,9 +67,3 @@ func TestRefusedHooks(t *testing.T) {
 		require.EqualError(t, err, want)
 	}
 }
-
-func TestMountOptions(t *testing.T) {
-	got := MountOptions()
-	require.Subset(t, got, []string{"bind", "rbind", "ro", "rro", "rprivate", "tmpcopyup"})
-	require.IsIncreasing(t, got)
-}

@@ -8,6 +8,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/mountopt"
 )
 
 // Mount is one mount(2), made as it stands.
@@ -75,7 +77,7 @@ func rootPropagation(s *specs.Spec) (uint64, error) {
 	if s.Linux.RootfsPropagation == "" {
 		return unix.MS_SLAVE | unix.MS_REC, nil
 	}
-	prop := propagation(s.Linux.RootfsPropagation)
+	prop := mountopt.Propagation(s.Linux.RootfsPropagation)
 	if prop == 0 {
 		return 0, fmt.Errorf("linux.rootfsPropagation: unknown mode %q", s.Linux.RootfsPropagation)
 	}
@@ -165,7 +167,7 @@ func (b *builder) liftRoot() {
 // mounts makes the spec's mounts in their order.
 func (b *builder) mounts(in *Input) error {
 	for i, m := range in.Spec.Mounts {
-		o, err := parseOptions(m.Options)
+		o, err := mountopt.Parse(m.Options)
 		if err == nil {
 			err = b.oneMount(in, i, m, o)
 		}
@@ -176,16 +178,16 @@ func (b *builder) mounts(in *Input) error {
 	return nil
 }
 
-func (b *builder) oneMount(in *Input, i int, m specs.Mount, o mountOptions) error {
-	bind := o.bind || m.Type == "bind"
+func (b *builder) oneMount(in *Input, i int, m specs.Mount, o mountopt.Options) error {
+	bind := o.Bind || m.Type == "bind"
 	switch {
 	case !filepath.IsAbs(m.Destination):
 		return errors.New("destination is not absolute")
-	case !bind && (len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || o.idmap):
+	case !bind && (len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || o.IDMap):
 		return errors.New("id mappings are for bind mounts")
-	case o.copyUp && m.Type != "tmpfs":
+	case o.CopyUp && m.Type != "tmpfs":
 		return errors.New("option tmpcopyup is for tmpfs")
-	case o.recSet|o.recClear != 0 && !in.Facts.MountSetattr:
+	case o.RecSet|o.RecClear != 0 && !in.Facts.MountSetattr:
 		return errors.New("recursive attributes need Linux 5.12")
 	}
 	if err := checkProc(m, bind); err != nil {
@@ -193,20 +195,20 @@ func (b *builder) oneMount(in *Input, i int, m specs.Mount, o mountOptions) erro
 	}
 	switch {
 	case bind:
-		o.bind = true
+		o.Bind = true
 		return b.bindMount(in, i, m, o)
 	case m.Type == "":
 		return errors.New("no type")
 	case m.Type == "cgroup" || m.Type == "cgroup2":
 		return b.cgroupMount(in, i, m, o)
-	case o.copyUp:
+	case o.CopyUp:
 		return b.copyUpMount(in, m, o)
 	}
 	if tree, ok := b.early(sourceName(i)); ok {
 		b.about("mount %s on %s", m.Type, m.Destination)
 		t := b.slot("target")
 		b.folder(b.slot("root"), m.Destination, t, noLinks(m.Type))
-		b.place(in, tree, t, mountOptions{propagation: o.propagation})
+		b.place(tree, t, mountopt.Options{Propagation: o.Propagation}, false)
 		return b.onRoot(in, m)
 	}
 	if err := b.newMount(in, m, o); err != nil {
@@ -260,35 +262,35 @@ func noLinks(fstype string) uint64 {
 }
 
 // newMount mounts a file system.
-func (b *builder) newMount(in *Input, m specs.Mount, o mountOptions) error {
+func (b *builder) newMount(in *Input, m specs.Mount, o mountopt.Options) error {
 	b.about("mount %s on %s", m.Type, m.Destination)
 	t := b.slot("target")
 	b.folder(b.slot("root"), m.Destination, t, noLinks(m.Type))
-	b.mount(m.Source, fdPath(t), m.Type, o.set, mountData(in.Spec, m.Type, o.data))
+	b.mount(m.Source, fdPath(t), m.Type, o.Set, mountData(in.Spec, m.Type, o.Data))
 	b.close(t)
-	if o.propagation == 0 && o.recSet|o.recClear == 0 {
+	if o.Propagation == 0 && o.RecSet|o.RecClear == 0 {
 		return nil
 	}
 	b.openat2(b.slot("root"), relative(m.Destination), openPath, inRoot, 0).to(t)
-	if o.recSet|o.recClear != 0 {
-		b.setattr(t, recursive, o.recSet, o.recClear)
+	if o.RecSet|o.RecClear != 0 {
+		b.setattr(t, recursive, o.RecSet, o.RecClear)
 	}
-	if o.propagation != 0 {
-		b.about("make %s %s", m.Destination, bitNames(o.propagation, mountNames()))
-		b.mount("", fdPath(t), "", o.propagation, "")
+	if o.Propagation != 0 {
+		b.about("make %s %s", m.Destination, bitNames(o.Propagation, mountNames()))
+		b.mount("", fdPath(t), "", o.Propagation, "")
 	}
 	b.close(t)
 	return nil
 }
 
 // copyUpMount mounts a tmpfs that holds what it covers.
-func (b *builder) copyUpMount(in *Input, m specs.Mount, o mountOptions) error {
+func (b *builder) copyUpMount(in *Input, m specs.Mount, o mountopt.Options) error {
 	b.about("mount tmpfs on %s", m.Destination)
 	t, tree := b.slot("target"), b.slot("tree")
 	b.folder(b.slot("root"), m.Destination, t, 0)
-	late := o.set & unix.MS_RDONLY // the copy must be written first
-	o.set &^= unix.MS_RDONLY
-	o.data = mountData(in.Spec, m.Type, o.data)
+	late := o.Set & unix.MS_RDONLY // the copy must be written first
+	o.Set &^= unix.MS_RDONLY
+	o.Data = mountData(in.Spec, m.Type, o.Data)
 	if err := b.newTree(m, o, tree); err != nil {
 		return err
 	}
@@ -297,7 +299,7 @@ func (b *builder) copyUpMount(in *Input, m specs.Mount, o mountOptions) error {
 		b.setattr(tree, unix.AT_EMPTY_PATH, unix.MOUNT_ATTR_RDONLY, 0)
 		late = 0
 	}
-	return b.place(in, tree, t, mountOptions{set: o.set | late, remount: late != 0, propagation: o.propagation})
+	return b.place(tree, t, mountopt.Options{Set: o.Set | late, Propagation: o.Propagation}, late != 0)
 }
 
 // bindSource returns the absolute path of a bind source and whether it is a folder.
@@ -328,8 +330,8 @@ func boundOption(data string) string {
 
 // bindMount mounts a file or folder of the host. The copy of the source is made ready before it is attached, where
 // the kernel can (5.12), and only then attached to a target that was resolved once.
-func (b *builder) bindMount(in *Input, i int, m specs.Mount, o mountOptions) error {
-	if opt := boundOption(o.data); opt != "" {
+func (b *builder) bindMount(in *Input, i int, m specs.Mount, o mountopt.Options) error {
+	if opt := boundOption(o.Data); opt != "" {
 		return fmt.Errorf("unknown option %q for a bind mount", opt)
 	}
 	src, dir, err := bindSource(in, m)
@@ -351,46 +353,46 @@ func (b *builder) bindMount(in *Input, i int, m specs.Mount, o mountOptions) err
 	} else {
 		b.file(b.slot("root"), m.Destination, t, 0)
 	}
-	if o.remount = !in.Facts.MountSetattr && o.set|o.clear != 0; o.remount {
-		o.set |= in.Facts.SourceFlags[src] &^ o.clear
+	remount := !in.Facts.MountSetattr && o.Set|o.Clear != 0
+	if remount {
+		o.Set |= in.Facts.SourceFlags[src] &^ o.Clear
 	}
-	if err := b.place(in, tree, t, o); err != nil {
+	if err := b.place(tree, t, o, remount); err != nil {
 		return err
 	}
 	return b.onRoot(in, m)
 }
 
 // attach gives the detached mount in tree its flags and moves it onto the descriptor in target; both are closed.
-func (b *builder) attach(in *Input, tree, target Slot, o mountOptions) error {
+func (b *builder) attach(in *Input, tree, target Slot, o mountopt.Options) error {
 	if err := b.ready(in, tree, o); err != nil {
 		return err
 	}
-	o.remount = !in.Facts.MountSetattr && o.set|o.clear != 0
-	return b.place(in, tree, target, o)
+	return b.place(tree, target, o, !in.Facts.MountSetattr && o.Set|o.Clear != 0)
 }
 
 // ready gives a detached mount its flags, where the kernel can (5.12).
-func (b *builder) ready(in *Input, tree Slot, o mountOptions) error {
-	set, known := attrs(o.set)
-	clear, known2 := attrs(o.clear)
+func (b *builder) ready(in *Input, tree Slot, o mountopt.Options) error {
+	set, known := mountopt.Attrs(o.Set)
+	clear, known2 := mountopt.Attrs(o.Clear)
 	if !known || !known2 {
-		return fmt.Errorf("flags %s cannot be set on a bind mount", bitNames(o.set|o.clear, mountNames()))
+		return fmt.Errorf("flags %s cannot be set on a bind mount", bitNames(o.Set|o.Clear, mountNames()))
 	}
 	if in.Facts.MountSetattr {
 		b.setattr(tree, unix.AT_EMPTY_PATH, set, clear)
-		b.setattr(tree, recursive, o.recSet, o.recClear)
+		b.setattr(tree, recursive, o.RecSet, o.RecClear)
 	}
 	return nil
 }
 
-// place attaches the mount in tree to target, and closes both. A remount sets all flags of the mount.
-func (b *builder) place(_ *Input, tree, target Slot, o mountOptions) error {
+// place attaches the mount in tree to target, and closes both. A remount sets all flags of the mount again.
+func (b *builder) place(tree, target Slot, o mountopt.Options, remount bool) error {
 	b.moveMount(tree, target)
-	if o.remount {
-		b.mount("", fdPath(tree), "", unix.MS_REMOUNT|unix.MS_BIND|o.set, "")
+	if remount {
+		b.mount("", fdPath(tree), "", unix.MS_REMOUNT|unix.MS_BIND|o.Set, "")
 	}
-	if o.propagation != 0 {
-		b.mount("", fdPath(tree), "", o.propagation, "")
+	if o.Propagation != 0 {
+		b.mount("", fdPath(tree), "", o.Propagation, "")
 	}
 	b.close(tree)
 	b.close(target)

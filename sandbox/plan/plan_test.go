@@ -254,18 +254,3 @@ func TestPaths(t *testing.T) {
 		require.Equal(t, want, relative(in), in)
 	}
 }
-
-func TestOptions(t *testing.T) {
-	o, err := parseOptions([]string{"ro", "nosuid", "suid", "size=1m", "rshared", "rro", "rnosuid", "defaults", "rw", "relatime", "x"})
-	require.NoError(t, err)
-	require.Equal(t, mountOptions{
-		set: unix.MS_RELATIME, clear: unix.MS_NOSUID | unix.MS_RDONLY, propagation: unix.MS_SHARED | unix.MS_REC,
-		recSet: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID, data: "size=1m,x",
-	}, o)
-}
-
-func FuzzOptions(f *testing.F) {
-	f.Add("ro")
-	f.Add("rro")
-	f.Fuzz(func(t *testing.T, s string) { _, _ = parseOptions([]string{s}) })
-}

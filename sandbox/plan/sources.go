@@ -9,6 +9,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/mountopt"
 )
 
 // UserNS is a user namespace that serves as the mapping of an id-mapped mount. The runner makes it, and gives a
@@ -70,7 +72,7 @@ func (b *builder) sources(in *Input) error {
 		return err
 	}
 	for i, m := range in.Spec.Mounts {
-		o, err := parseOptions(m.Options)
+		o, err := mountopt.Parse(m.Options)
 		if err == nil {
 			err = b.source(in, i, m, o)
 		}
@@ -93,9 +95,9 @@ func (b *builder) rootSource(in *Input) error {
 	return b.idmap(in, root, in.Spec.Linux.UIDMappings, in.Spec.Linux.GIDMappings, false)
 }
 
-func (b *builder) source(in *Input, i int, m specs.Mount, o mountOptions) error {
+func (b *builder) source(in *Input, i int, m specs.Mount, o mountopt.Options) error {
 	switch {
-	case o.bind || m.Type == "bind":
+	case o.Bind || m.Type == "bind":
 		src, _, err := bindSource(in, m)
 		if err != nil {
 			return err
@@ -127,7 +129,7 @@ func foreign(in *Input, fstype string) bool {
 }
 
 // cgroupSources opens the container's own groups, where it has no cgroup namespace to see them in.
-func (b *builder) cgroupSources(in *Input, i int, o mountOptions) error {
+func (b *builder) cgroupSources(in *Input, i int, o mountopt.Options) error {
 	if in.newCgroupNS() {
 		return nil
 	}
@@ -135,7 +137,7 @@ func (b *builder) cgroupSources(in *Input, i int, o mountOptions) error {
 		b.about("open cgroup %s", dir)
 		tree := b.open(fmt.Sprintf("%s.%d", sourceName(i), k))
 		b.openTree(str(dir), 0, tree)
-		if err := b.ready(in, tree, mountOptions{set: o.set}); err != nil {
+		if err := b.ready(in, tree, mountopt.Options{Set: o.Set}); err != nil {
 			return err
 		}
 	}
@@ -164,9 +166,9 @@ func (b *builder) openTree(path Arg, more uint64, to Slot) {
 }
 
 // tree opens a bind source and gives the copy its attributes, where the kernel can do that before it is attached.
-func (b *builder) tree(in *Input, src string, m specs.Mount, o mountOptions, to Slot) error {
+func (b *builder) tree(in *Input, src string, m specs.Mount, o mountopt.Options, to Slot) error {
 	more := uint64(0)
-	if o.recursive {
+	if o.Recursive {
 		more = unix.AT_RECURSIVE
 	}
 	b.openTree(str(src), more, to)
@@ -178,14 +180,14 @@ func (b *builder) tree(in *Input, src string, m specs.Mount, o mountOptions, to 
 		return err
 	}
 	b.about("id-map %s", m.Destination)
-	return b.idmap(in, to, uids, gids, o.idmapRec)
+	return b.idmap(in, to, uids, gids, o.IDMapRec)
 }
 
 // idMaps returns the mappings of an id-mapped mount, nil for others. Without any of its own the container's count.
-func idMaps(in *Input, m specs.Mount, o mountOptions) (uids, gids []specs.LinuxIDMapping, err error) {
+func idMaps(in *Input, m specs.Mount, o mountopt.Options) (uids, gids []specs.LinuxIDMapping, err error) {
 	uids, gids = m.UIDMappings, m.GIDMappings
 	switch {
-	case len(uids) == 0 && len(gids) == 0 && !o.idmap:
+	case len(uids) == 0 && len(gids) == 0 && !o.IDMap:
 		return nil, nil, nil
 	case len(uids) == 0 && len(gids) == 0:
 		uids, gids = in.Spec.Linux.UIDMappings, in.Spec.Linux.GIDMappings
@@ -225,14 +227,14 @@ func (b *builder) userNS(m Maps) Slot {
 }
 
 // newTree makes a file system that is attached nowhere (fsopen(2)). Options of the file system are its parameters.
-func (b *builder) newTree(m specs.Mount, o mountOptions, to Slot) error {
-	a, known := attrs(o.set)
+func (b *builder) newTree(m specs.Mount, o mountopt.Options, to Slot) error {
+	a, known := mountopt.Attrs(o.Set)
 	if !known {
-		return fmt.Errorf("flags %s cannot be set on a mount of this kind", bitNames(o.set, mountNames()))
+		return fmt.Errorf("flags %s cannot be set on a mount of this kind", bitNames(o.Set, mountNames()))
 	}
 	fs := b.slot("fs")
 	b.call("fsopen", str(m.Type), named(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).to(fs)
-	for _, p := range append([]string{"source=" + m.Source}, strings.Split(o.data, ",")...) {
+	for _, p := range append([]string{"source=" + m.Source}, strings.Split(o.Data, ",")...) {
 		key, v, hasValue := strings.Cut(p, "=")
 		switch {
 		case key == "" || p == "source=":
@@ -245,8 +247,8 @@ func (b *builder) newTree(m specs.Mount, o mountOptions, to Slot) error {
 	b.call("fsconfig", value(fs), named(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null(), null(), num(0))
 	b.call("fsmount", value(fs), named(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), flags(a, AttrBits)).to(to)
 	b.close(fs)
-	if o.recSet|o.recClear != 0 {
-		b.setattr(to, recursive, o.recSet, o.recClear)
+	if o.RecSet|o.RecClear != 0 {
+		b.setattr(to, recursive, o.RecSet, o.RecClear)
 	}
 	return nil
 }

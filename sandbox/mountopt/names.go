@@ -1,9 +1,9 @@
-package plan
+package mountopt
 
 import "slices"
 
-// MountOptions lists the options of mounts that have a meaning here; all others go to the file system.
-func MountOptions() []string {
+// Names lists the options of mounts that have a meaning here; all others go to the file system.
+func Names() []string {
 	var out []string
 	for _, name := range []string{
 		"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "iversion", "lazytime", "loud",
@@ -14,7 +14,7 @@ func MountOptions() []string {
 		"ratime", "rdev", "rdiratime", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime",
 		"rnostrictatime", "rnosuid", "rnosymfollow", "rrelatime", "rro", "rrw", "rstrictatime", "rsuid", "rsymfollow",
 	} {
-		if o, err := parseOptions([]string{name}); err == nil && o.data == "" {
+		if o, err := Parse([]string{name}); err == nil && o.Data == "" {
 			out = append(out, name)
 		}
 	}

@@ -1,4 +1,7 @@
-package plan
+// Package mountopt says what the options of a mount mean to the kernel: which flags they set and clear (mount(2),
+// mount_setattr(2)), and what is for the file system itself. The words are those of mount(8) and of the OCI runtime spec
+// (config.md, "Linux mount options"). It is pure: it mounts nothing.
+package mountopt
 
 import (
 	"fmt"
@@ -7,36 +10,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountOptions is what the options of an OCI mount mean (OCI runtime spec, config.md, "Linux mount options").
-type mountOptions struct {
-	set, clear  uint64 // MS_ flags of this mount
-	bind        bool
-	recursive   bool   // rbind
-	propagation uint64 // MS_PRIVATE and the like, perhaps with MS_REC
-	recSet      uint64 // MOUNT_ATTR_ flags for the mount and those below it
-	recClear    uint64
-	data        string // what the file system itself is told
-	copyUp      bool   // tmpcopyup
-	idmap       bool   // idmap or ridmap
-	idmapRec    bool   // ridmap
-	remount     bool   // for place: set the flags again
+// Options is what a list of options means.
+type Options struct {
+	Set, Clear  uint64 // MS_ flags of this mount
+	Bind        bool   // bind or rbind
+	Recursive   bool   // rbind
+	Propagation uint64 // MS_PRIVATE and the like, perhaps with MS_REC
+	RecSet      uint64 // MOUNT_ATTR_ flags for the mount and those below it
+	RecClear    uint64
+	Data        string // what the file system itself is told
+	CopyUp      bool   // tmpcopyup
+	IDMap       bool   // idmap or ridmap
+	IDMapRec    bool   // ridmap
 }
 
-// parseOptions sorts the options of a mount. Options that have no meaning for the kernel's mounts go to the file
+// Parse sorts the options of a mount. Options that have no meaning for the kernel's mounts go to the file
 // system as data, as mount(8) does, except those that would need help from this side.
-func parseOptions(opts []string) (mountOptions, error) {
-	var o mountOptions
+func Parse(opts []string) (Options, error) {
+	var o Options
 	var data []string
 	for _, s := range opts {
 		switch {
 		case s == "bind":
-			o.bind = true
+			o.Bind = true
 		case s == "rbind":
-			o.bind, o.recursive = true, true
+			o.Bind, o.Recursive = true, true
 		case s == "tmpcopyup":
-			o.copyUp = true
+			o.CopyUp = true
 		case s == "idmap" || s == "ridmap":
-			o.idmap, o.idmapRec = true, s == "ridmap"
+			o.IDMap, o.IDMapRec = true, s == "ridmap"
 		case s == "copy-symlink" || strings.HasPrefix(s, "src-"):
 			return o, fmt.Errorf("option %q is not supported", s)
 		case o.flag(s) || o.spread(s) || o.rec(s):
@@ -44,12 +46,12 @@ func parseOptions(opts []string) (mountOptions, error) {
 			data = append(data, s)
 		}
 	}
-	o.data = strings.Join(data, ",")
+	o.Data = strings.Join(data, ",")
 	return o, nil
 }
 
 // flag handles the options that are a flag of one mount.
-func (o *mountOptions) flag(s string) bool {
+func (o *Options) flag(s string) bool {
 	v, on := optionFlag(s)
 	switch {
 	case s == "defaults" || s == "rw" && v == 0:
@@ -57,9 +59,9 @@ func (o *mountOptions) flag(s string) bool {
 	case v == 0:
 		return false
 	case on:
-		o.set, o.clear = o.set|v, o.clear&^v
+		o.Set, o.Clear = o.Set|v, o.Clear&^v
 	default:
-		o.set, o.clear = o.set&^v, o.clear|v
+		o.Set, o.Clear = o.Set&^v, o.Clear|v
 	}
 	return true
 }
@@ -137,17 +139,17 @@ func optionFlag2(s string) (v uint64, on bool) {
 }
 
 // spread handles propagation.
-func (o *mountOptions) spread(s string) bool {
-	v := propagation(s)
+func (o *Options) spread(s string) bool {
+	v := Propagation(s)
 	if v == 0 {
 		return false
 	}
-	o.propagation = v
+	o.Propagation = v
 	return true
 }
 
-// propagation returns the MS_ flags of a propagation mode, or 0.
-func propagation(s string) uint64 {
+// Propagation returns the MS_ flags of a propagation mode, or 0.
+func Propagation(s string) uint64 {
 	switch s {
 	case "private":
 		return unix.MS_PRIVATE
@@ -171,25 +173,25 @@ func propagation(s string) uint64 {
 }
 
 // rec handles the attributes of a whole tree of mounts (mount_setattr(2)).
-func (o *mountOptions) rec(s string) bool {
+func (o *Options) rec(s string) bool {
 	if s == "" || s[0] != 'r' {
 		return false
 	}
 	v, on := optionFlag(s[1:])
-	a, known := attrs(v)
+	a, known := Attrs(v)
 	if v == 0 || !known {
 		return false
 	}
 	if on {
-		o.recSet, o.recClear = o.recSet|a, o.recClear&^a
+		o.RecSet, o.RecClear = o.RecSet|a, o.RecClear&^a
 	} else {
-		o.recSet, o.recClear = o.recSet&^a, o.recClear|a
+		o.RecSet, o.RecClear = o.RecSet&^a, o.RecClear|a
 	}
 	return true
 }
 
-// attrs turns MS_ flags of a mount into MOUNT_ATTR_ flags; known is false if there is one without a counterpart.
-func attrs(ms uint64) (a uint64, known bool) {
+// Attrs turns MS_ flags of a mount into MOUNT_ATTR_ flags; known is false if there is one without a counterpart.
+func Attrs(ms uint64) (a uint64, known bool) {
 	pairs := [...][2]uint64{
 		{unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY},
 		{unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID},
