@@ -7,7 +7,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
 
@@ -47,7 +47,7 @@ func newAheadKind(s *specs.Spec) (k aheadKind) {
 	if s.Linux == nil {
 		return k
 	}
-	all := plan.NewNamespaces(s)
+	all := compiler.NewNamespaces(s)
 	if all&unix.CLONE_NEWUSER != 0 {
 		return k
 	}

@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
@@ -60,7 +61,7 @@ func (r *runner) gateFiles(dir string) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", fifo, err)
 	}
-	r.keep(plan.Gate, os.NewFile(uintptr(fd), fifo))
+	r.keep(compiler.Gate, os.NewFile(uintptr(fd), fifo))
 	f, err := os.OpenFile(filepath.Join(dir, reportName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("make report: %w", err)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/cgroup"
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
@@ -77,10 +78,10 @@ func Exec(ctx context.Context, c ExecConfig) (*Process, error) {
 		return nil, err
 	}
 	k := kernel.get()
-	p, err := plan.CompileExec(plan.ExecInput{
+	p, err := compiler.CompileExec(compiler.ExecInput{
 		Process: c.Process, Seccomp: c.Seccomp, UserNS: !same, TimeNS: !sameTime, Keep: c.Preserve,
 		Chroot: c.HostMounts,
-		Facts:  plan.Facts{LastCap: k.lastCap, OwnStdio: r.own, Cgroup: before, AppArmor: k.appArmor, SELinux: k.seLinux},
+		Facts:  compiler.Facts{LastCap: k.lastCap, OwnStdio: r.own, Cgroup: before, AppArmor: k.appArmor, SELinux: k.seLinux},
 	})
 	if err != nil {
 		return nil, err
@@ -115,7 +116,7 @@ func bindTo(pid int, a *specs.CPUAffinity) error {
 	if a == nil || a.Final == "" {
 		return nil
 	}
-	mask, err := plan.CPUMask(a.Final)
+	mask, err := compiler.CPUMask(a.Final)
 	if err != nil {
 		return fmt.Errorf("process.execCPUAffinity.final: %w", err)
 	}
@@ -132,15 +133,15 @@ func bindTo(pid int, a *specs.CPUAffinity) error {
 }
 
 // joinsForExec opens what the child joins before its execve, and returns how it joins the frozen group after it.
-func (r *runner) joinsForExec(g *cgroup.Group) (plan.Cgroup, func(pid int) error, error) {
+func (r *runner) joinsForExec(g *cgroup.Group) (compiler.Cgroup, func(pid int) error, error) {
 	if g.Unified() {
-		return plan.Cgroup{Unified: true}, g.Add, nil
+		return compiler.Cgroup{Unified: true}, g.Add, nil
 	}
 	joins, err := g.Joins()
 	if err != nil {
-		return plan.Cgroup{}, nil, err
+		return compiler.Cgroup{}, nil, err
 	}
-	var before plan.Cgroup
+	var before compiler.Cgroup
 	var last *os.File
 	for _, j := range joins {
 		if slices.Contains(j.Controllers, "freezer") {
@@ -150,12 +151,12 @@ func (r *runner) joinsForExec(g *cgroup.Group) (plan.Cgroup, func(pid int) error
 		}
 		name := inputName(j.Hierarchy)
 		r.keep(name, j.Tasks)
-		before.Hierarchies = append(before.Hierarchies, plan.Hierarchy{
+		before.Hierarchies = append(before.Hierarchies, compiler.Hierarchy{
 			Mount: j.Mount, Controllers: j.Controllers, Path: g.Path, Input: name,
 		})
 	}
 	if last == nil {
-		return plan.Cgroup{}, nil, errors.New("exec: no cgroup controller \"freezer\" (kernel option CONFIG_CGROUP_FREEZER)")
+		return compiler.Cgroup{}, nil, errors.New("exec: no cgroup controller \"freezer\" (kernel option CONFIG_CGROUP_FREEZER)")
 	}
 	return before, func(pid int) error {
 		_, err := last.WriteString(fmt.Sprint(pid))

@@ -13,18 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/cgroup"
-	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/compiler"
 )
 
 // facts turns a layout into what the plan needs to know. On v2 a child is born in its group.
-func facts(path string, l cgroup.Layout) plan.Cgroup {
-	out := plan.Cgroup{Unified: l.Unified}
+func facts(path string, l cgroup.Layout) compiler.Cgroup {
+	out := compiler.Cgroup{Unified: l.Unified}
 	if l.Unified {
 		out.Own = filepath.Join(l.Hierarchies[0].Mount, path)
 		return out
 	}
 	for _, h := range l.Hierarchies {
-		out.Hierarchies = append(out.Hierarchies, plan.Hierarchy{
+		out.Hierarchies = append(out.Hierarchies, compiler.Hierarchy{
 			Mount: h.Mount, Controllers: h.Controllers, Path: path, Input: inputName(h),
 		})
 	}

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/caps"
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/mountopt"
-	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/seccomp"
 )
 
@@ -92,7 +92,7 @@ func compiles(change func(*specs.Spec)) bool {
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace}}},
 	}
 	change(s)
-	_, err := plan.Compile(plan.Input{ID: "x", Spec: s, Bundle: "/", Root: "/r", Facts: plan.Facts{
+	_, err := compiler.Compile(compiler.Input{ID: "x", Spec: s, Bundle: "/", Root: "/r", Facts: compiler.Facts{
 		Dirs: map[string]bool{"/": true}, MountSetattr: true, TimeOnExec: true, AppArmor: true, SELinux: true, Resctrl: true,
 		LastCap: kernel.get().lastCap,
 	}})

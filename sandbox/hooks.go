@@ -12,7 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/compiler"
 )
 
 // RunHooks runs hooks of one kind, such as "poststop", one after the other, on the host, as a child of this process:
@@ -149,7 +149,7 @@ func (r *runner) hookFiles(h *specs.Hooks) error {
 	if h == nil || len(h.CreateContainer)+len(h.StartContainer) == 0 {
 		return nil
 	}
-	for i, name := range []string{plan.StateCreating, plan.StateCreated} {
+	for i, name := range []string{compiler.StateCreating, compiler.StateCreated} {
 		f, err := newMemFile(name)
 		if err != nil {
 			return err

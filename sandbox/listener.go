@@ -12,7 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/compiler"
 )
 
 // handOverLimit is how long a seccomp agent may take to accept a connection and read what is sent.
@@ -22,7 +22,7 @@ const handOverLimit = 10 * time.Second
 // listenerPath (config-linux.md, the container process state). It works while the child runs, because the child may
 // wait for the agent before its execve.
 type handOver struct {
-	sock     *os.File // our end; the child has the input plan.Listener
+	sock     *os.File // our end; the child has the input compiler.Listener
 	path     string
 	metadata string
 	state    specs.State
@@ -40,7 +40,7 @@ func (r *runner) listener(s *specs.LinuxSeccomp, state specs.State) error {
 	if err != nil {
 		return fmt.Errorf("make socket for seccomp listener: %w", err)
 	}
-	r.keep(plan.Listener, os.NewFile(uintptr(fds[1]), "seccomp listener of child"))
+	r.keep(compiler.Listener, os.NewFile(uintptr(fds[1]), "seccomp listener of child"))
 	err = unix.SetNonblock(fds[0], true)
 	if err == nil {
 		err = unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1) // tells the child's pid

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
 
@@ -36,8 +36,8 @@ func NewPlaceholder() (*Placeholder, error) {
 	defer report.Close()
 	if err = report.Truncate(int64(os.Getpagesize())); err == nil {
 		var c spawn.Child
-		c, err = spawn.Run(context.Background(), plan.Placeholder(), spawn.Options{
-			Inputs: map[string]uintptr{plan.Gate: child.Fd()}, Report: report,
+		c, err = spawn.Run(context.Background(), compiler.Placeholder(), spawn.Options{
+			Inputs: map[string]uintptr{compiler.Gate: child.Fd()}, Report: report,
 		})
 		if err == nil {
 			return &Placeholder{c.Pid, c.PidFD, hold}, nil

@@ -10,6 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
 )
 
@@ -81,7 +82,7 @@ func RemoveResctrl(id string, r *specs.LinuxIntelRdt) error {
 }
 
 func removeResctrl(top, id string, r *specs.LinuxIntelRdt) error {
-	g, err := plan.ResctrlGroup(id, r)
+	g, err := compiler.ResctrlGroup(id, r)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/cgroup"
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
@@ -84,7 +85,7 @@ func above2(f *os.File) (int, error) {
 // give gives pipes to a user of a user namespace, who could not open /dev/stdout otherwise. Inside of it nobody can.
 func (r *runner) give(uids []specs.LinuxIDMapping, user uint32) error {
 	for i, mine := range r.own {
-		host, ok := plan.HostID(uids, user)
+		host, ok := compiler.HostID(uids, user)
 		r.own[i] = false
 		if !mine || !ok {
 			continue
@@ -121,7 +122,7 @@ func (r *runner) start(ctx context.Context, p *plan.Plan, g *cgroup.Group, o spa
 	defer spawn.CloseNamespaces(o.Made)
 	o.Inputs = r.inputs
 	o.Barrier = r.atStops(p, o.Barrier)
-	sub, handed := r.hand.start(ctx, r.inputs[plan.Listener])
+	sub, handed := r.hand.start(ctx, r.inputs[compiler.Listener])
 	child, err := spawn.Run(sub, p, o)
 	if herr := handed(); herr != nil {
 		return nil, errors.Join(herr, discard(child, err))

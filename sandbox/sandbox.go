@@ -1,6 +1,6 @@
 // Package sandbox isolates one tree of processes, as an OCI runtime spec says, and is what an engine calls.
 //
-// [Start] compiles the spec into a list of system calls (sandbox/plan) and runs it in a child that borrows this
+// [Start] compiles the spec into a list of system calls (sandbox/compiler, sandbox/plan) and runs it in a child that borrows this
 // process's memory until its execve (sandbox/spawn). The child of a Start is a child of this process: [Process]
 // signals it by pidfd, waits without reaping ([Process.WaitNoReap]) and reaps ([Process.Reap]). [Adopt] takes over
 // a process that an earlier run of the engine started. [Exec] starts another process inside. [Plan] shows what Start
@@ -31,12 +31,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/cgroup"
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
 
 // Mount is one mount(2), made as it stands.
-type Mount = plan.Mount
+type Mount = compiler.Mount
 
 // Config says what Start needs beside the OCI spec.
 type Config struct {
@@ -296,11 +297,11 @@ func (c *Config) compile(l cgroup.Layout, own [3]bool) (*plan.Plan, error) {
 	}
 	k := kernel.get()
 	dirs, flags := c.dirs()
-	return plan.Compile(plan.Input{
+	return compiler.Compile(compiler.Input{
 		ID: c.ID, Spec: c.Spec, Bundle: c.Bundle, Root: root, RootMounts: c.RootMounts,
 		Init: c.Init, MapRoot: c.MapRoot,
 		Barrier: c.needsBarrier() || c.gate != nil, Gate: c.gate != nil, Keep: c.Preserve, KeepKeyring: c.KeepKeyring,
-		Facts: plan.Facts{
+		Facts: compiler.Facts{
 			Dirs: dirs, SourceFlags: flags, MountSetattr: k.setattr && !c.noSetattr, LastCap: k.lastCap, OwnStdio: own, Cgroup: facts(c.CgroupPath, l),
 			BareRoot: bareRoot(), Host: ownNamespaces(c.Spec.Linux.Namespaces), TimeOnExec: k.timeOnExec && !c.noTimeOnExec, AppArmor: k.appArmor, SELinux: k.seLinux,
 			Resctrl: c.Spec.Linux.IntelRdt != nil && hasResctrl(),

@@ -10,6 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
 )
@@ -172,7 +173,7 @@ func socketPair(name string) (mine, theirs *os.File, err error) {
 // newUserNS makes a user namespace that nobody is in.
 func newUserNS(ctx context.Context, m plan.Maps) (f *os.File, err error) {
 	r := &runner{}
-	p := plan.NewUserNS(m)
+	p := compiler.NewUserNS(m)
 	err = spawn.RunToEnd(ctx, p, spawn.Options{Barrier: r.atStops(p, func(pid int) error {
 		f, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
 		return err
@@ -195,7 +196,7 @@ func userMaps(ctx context.Context, s *specs.Spec) (uids, gids []specs.LinuxIDMap
 		return s.Linux.UIDMappings, s.Linux.GIDMappings, nil
 	}
 	r := &runner{}
-	p := plan.InUserNS(path)
+	p := compiler.InUserNS(path)
 	err = spawn.RunToEnd(ctx, p, spawn.Options{Barrier: r.atStops(p, func(pid int) error {
 		if uids, err = readMap(pid, "uid_map"); err != nil {
 			return err

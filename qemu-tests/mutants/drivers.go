@@ -25,7 +25,7 @@ func drivers() []mutant {
 		{"repo: a packed layer's digest is checked", "layers/repo/adopt.go", "blob.Verify(counted, j.from.Digest, j.from.Size)", "counted", "./layers/repo", "TestInPlaceDamaged"},
 		{"repo: packed layers come from folders of the machine alone", "layers/repo/adopt.go", "folder, is := s.(source.Folder)\n\tif !is {", "folder, is := s.(source.Folder)\n\tif false && !is {", "./layers/repo", "TestInPlaceRefused"},
 		{"repo: a packed layer is what its diff id says", "layers/source/recipe.go", `if l.Format != "" && l.Digest != img.RootFS[i] {`, "if false {", "./layers/repo", "TestInPlaceRefused"},
-		{"sandbox: mounts beside the root stay private", "sandbox/plan/mounts.go", "b.privateParent(m.Target)", "_ = m", "./sandbox", "TestMountsBesideTheRoot"},
+		{"sandbox: mounts beside the root stay private", "sandbox/compiler/mounts.go", "b.privateParent(m.Target)", "_ = m", "./sandbox", "TestMountsBesideTheRoot"},
 		{"engine: the first thread keeps the machine's mounts", "rt/execdriver/rootview.go", "if unix.Gettid() == unix.Getpid() {", "if unix.Gettid() == -1 {", "./rt/execdriver", "TestFirstThreadStaysWhereItIs"},
 		{"repo: fsck looks at what a layer has from below", "layers/repo/check.go", "if marks == archive.OverlayMarks || damaged[parent]", "if true || damaged[parent]", "./layers/repo", "TestInheritedDamage"},
 		{"archive: what a layer hides is no part of it", "layers/archive/inherit.go", "if c.has(c.hidden, sub) {", "if false {", "./layers/repo", "TestInheritedDamage"},

@@ -18,8 +18,8 @@ func filters() []mutant {
 		compiler("clone makes no namespaces", "profile.go", "Value: 0x7e020000, Op: specs.OpMaskedEqual", "Value: 0, Op: specs.OpMaskedEqual", all),
 		compiler("clone3 gets ENOSYS", "profile.go", "uint(eperm), uint(enosys)", "uint(eperm), uint(eperm)", all),
 		compiler("unshare and mount need CAP_SYS_ADMIN (CVE-2022-0492)", "profile.go", `case "CAP_SYS_ADMIN":`, `case "CAP_CHOWN", "CAP_SYS_ADMIN":`, all),
-		{"plan: a filter is loaded", "sandbox/plan/process.go", "if filter != nil && !early {", "if false {", "./sandbox", "TestSeccompActions"},
-		{"plan: a listener is sent while the parent is there", "sandbox/plan/process.go", `return s.ListenerPath != "" || !p.NoNewPrivileges`, `return !p.NoNewPrivileges`, "./sandbox/plan", "TestFilterPlace"},
+		{"plan: a filter is loaded", "sandbox/compiler/process.go", "if filter != nil && !early {", "if false {", "./sandbox", "TestSeccompActions"},
+		{"plan: a listener is sent while the parent is there", "sandbox/compiler/process.go", `return s.ListenerPath != "" || !p.NoNewPrivileges`, `return !p.NoNewPrivileges`, "./sandbox/compiler", "TestFilterPlace"},
 		{"sandbox: a container whose agent is missing does not run", "sandbox/runner.go", "if herr := handed(); herr != nil {", "if herr := handed(); false {", "./sandbox", "TestSeccompNoAgent"},
 	}
 }

@@ -2,7 +2,7 @@
 // the v1 controllers.
 //
 // A [Group] is one path, such as /coble/web, below the root of each hierarchy as it is mounted here. Create makes its
-// folders and writes limits; a process is put in by sandbox/plan's list of calls (v1: through [Group.Joins]; v2:
+// folders and writes limits; a process is put in by the plan's list of calls (v1: through [Group.Joins]; v2:
 // [Group.FD] and CLONE_INTO_CGROUP) or with Add. A limit whose controller the machine lacks is an error which names
 // the controller and the kernel option. Nothing here keeps state: Open finds a group again after a restart.
 package cgroup

@@ -30,6 +30,9 @@ func bitNames(v uint64, names []bit) string {
 	return strings.Join(out, "|")
 }
 
+// Text prints flags by name, as in "MS_NOSUID|MS_NODEV"; "0" if there is none.
+func (b Bits) Text(v uint64) string { return bitNames(v, b.names()) }
+
 func (b Bits) names() []bit {
 	switch b {
 	case CloneBits:

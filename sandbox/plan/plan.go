@@ -1,8 +1,6 @@
-// Package plan compiles an OCI runtime spec into a flat list of system calls.
-//
-// It is pure: it opens nothing, changes nothing, and needs no root. What it must know about the machine
-// (which bind sources are folders, how cgroups are mounted) comes in as [Facts]. The result, a [Plan], is
-// data: it prints one call a line ([Plan.String]), marshals to JSON, compares, and is run by sandbox/spawn.
+// Package plan is what starts a container: a flat list of system calls, as data. It makes no list and runs none:
+// sandbox/compiler turns an OCI runtime spec into a [Plan], and sandbox/spawn runs it. A plan prints one call a line
+// ([Plan.String]), marshals to JSON, and compares.
 //
 // A plan is a straight line with three small extras. Results of calls go to slots, named in Plan.Slots, for later
 // calls to use. A call may tolerate listed errors, and may skip the next few calls on success or on a tolerated
@@ -10,8 +8,6 @@
 // that is not what the plan wants. Slot 0 means "no slot". Slots named in Inputs get their value from whoever
 // runs the plan (descriptors opened before). At a barrier the child waits while the parent does what Plan.Stops says.
 // A plan may need another one, Plan.Prepare, to run before it and open sources for it.
-//
-// Only the *at forms of calls are used, since arm64 and riscv64 have no others. The oldest kernel is 5.10.
 package plan
 
 import "syscall"

@@ -86,7 +86,7 @@ func (p *Plan) arg(a *Arg) string {
 		return openHow(a.Mem)
 	}
 	if a.Bits != NoBits {
-		return bitNames(uint64(a.Int), a.Bits.names())
+		return a.Bits.Text(uint64(a.Int))
 	}
 	switch a.Kind {
 	case Str:
@@ -111,7 +111,7 @@ func (p *Plan) arg(a *Arg) string {
 // openHow prints a struct open_how {flags, mode, resolve}.
 func openHow(b []byte) string {
 	word := func(i int) uint64 { return binary.NativeEndian.Uint64(b[8*i:]) }
-	s := "{" + bitNames(word(0), openNames())
+	s := "{" + OpenBits.Text(word(0))
 	if word(1) != 0 {
 		s += fmt.Sprintf(", %#o", word(1))
 	}
@@ -124,13 +124,13 @@ func cloneText(p *Plan) string {
 		s = "CLONE_VFORK|CLONE_PIDFD"
 	}
 	if p.CloneFlags != 0 {
-		s += "|" + bitNames(p.CloneFlags, cloneNames())
+		s += "|" + CloneBits.Text(p.CloneFlags)
 	}
 	if p.PidNS != "" {
 		s += ", pid namespace " + p.PidNS
 	}
 	for _, j := range p.Enter {
-		s += ", " + bitNames(j.Flag, cloneNames()) + " " + j.Path
+		s += ", " + CloneBits.Text(j.Flag) + " " + j.Path
 	}
 	return s
 }

@@ -3,9 +3,6 @@ package plan
 import (
 	"fmt"
 	"strings"
-
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // Join is a namespace by path.
@@ -40,49 +37,19 @@ type Rlimit struct {
 // NetDevice is a link that moves from this network namespace into the container's.
 type NetDevice struct{ Host, Name string }
 
-// stop makes the child wait for the parent to do s. The parent's end is closed first: a parent that dies is seen.
-func (b *builder) stop(s Stop) {
-	b.about("wait for the parent")
-	sync := b.input("sync")
-	parent := b.input("sync.parent")
-	if b.p.Barriers == 0 {
-		b.call("close", value(parent))
-	}
-	b.call("write", value(sync), str("r"), num(1)).want(1)
-	b.call("read", value(sync), mem(make([]byte, 8), "<byte>"), num(1)).want(1).check(Check{1, 0, 1, 0xff, 1})
-	b.p.Barriers++
-	b.p.Stops = append(b.p.Stops, s)
+// Resctrl is the group of a container in the resource control file system.
+type Resctrl struct {
+	Group    string // name of its folder
+	Given    bool   // the spec names it: it may be others' too
+	Schemata []string
+	Monitor  string // name of its folder in mon_groups, or ""
 }
 
-// barrier is the first stop, namespaces made.
-func (b *builder) barrier(in *Input) error {
-	s := Stop{Created: in.Barrier, NetDevices: netDevices(in.Spec)}
-	if in.makes(specs.UserNamespace) {
-		s.Maps = &Maps{UID: mapText(in.Spec.Linux.UIDMappings), GID: mapText(in.Spec.Linux.GIDMappings)}
-		s.OOMScoreAdj = in.Spec.Process.OOMScoreAdj
-	}
-	if in.inUserNS() {
-		var err error
-		if s.TimeOffsets, err = timeOffsets(in.Spec); err != nil {
-			return err
-		}
-	}
-	var err error
-	if s.Resctrl, err = resctrl(in); err != nil {
-		return err
-	}
-	if !s.empty() {
-		b.stop(s)
-	}
-	if in.makes(specs.UserNamespace) {
-		b.becomeRoot()
-	}
-	return nil
-}
-
-func (s *Stop) empty() bool {
-	return s.Maps == nil && s.OOMScoreAdj == nil && s.TimeOffsets == "" && len(s.Rlimits) == 0 &&
-		len(s.NetDevices) == 0 && s.Resctrl == nil && s.CopyUp == "" && !s.Created
+// UserNS is a user namespace that serves as the mapping of an id-mapped mount. The runner makes it, and gives a
+// descriptor of it as the input.
+type UserNS struct {
+	Input string
+	Maps  Maps
 }
 
 // String prints what the parent does.
@@ -115,21 +82,3 @@ func (s *Stop) String() string {
 	}
 	return strings.Join(out, "; ")
 }
-
-// copyUp sends a new tmpfs and the folder below it to the parent, which copies.
-func (b *builder) copyUp(fresh, covered Slot, destination string) {
-	b.about("send tmpfs for %s to the parent", destination)
-	sock := b.input("copyup")
-	b.call("sendmsg", value(sock), b.rights(covered), num(0)).want(1)
-	b.call("sendmsg", value(sock), b.rights(fresh), num(0)).want(1)
-	b.stop(Stop{CopyUp: destination})
-	b.about("mount tmpfs on %s", destination)
-}
-
-// exit ends a plan that executes nothing.
-func (b *builder) exit() {
-	b.about("exit")
-	b.call("exit_group", num(0))
-}
-
-const openPath = unix.O_PATH | unix.O_CLOEXEC

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // Names of the inputs that hooks read their state from: a file each, which the runner has filled in when it releases
@@ -46,7 +48,7 @@ func (b *builder) hooks(kind string, list []specs.Hook, state string) {
 		}
 		pidfd := b.slot("hook")
 		at := b.next()
-		b.call(Fork).to(pidfd)
+		b.call(plan.Fork).to(pidfd)
 		b.hookProgram(h, b.input(state))
 		b.skipOK(at)
 		if h.Timeout != nil {
@@ -58,7 +60,7 @@ func (b *builder) hooks(kind string, list []specs.Hook, state string) {
 }
 
 // hookProgram is what the child of the child does.
-func (b *builder) hookProgram(h specs.Hook, state Slot) {
+func (b *builder) hookProgram(h specs.Hook, state plan.Slot) {
 	b.call("prctl", named(unix.PR_SET_PDEATHSIG, "PR_SET_PDEATHSIG"), named(uint64(unix.SIGKILL), "SIGKILL"), num(0), num(0), num(0))
 	b.call("lseek", value(state), num(0), named(unix.SEEK_SET, "SEEK_SET"))
 	b.call("dup3", value(state), num(0), num(0))
@@ -74,22 +76,22 @@ func (b *builder) hookProgram(h specs.Hook, state Slot) {
 }
 
 // waitReadable waits until a pidfd's process has ended, for so many seconds.
-func (b *builder) waitReadable(pidfd Slot, seconds int) {
+func (b *builder) waitReadable(pidfd plan.Slot, seconds int) {
 	var p unix.PollFd
 	text := "{$" + b.p.Slots[pidfd] + ", POLLIN}"
 	fds := mem(u32(0, 0), text) // struct pollfd: the descriptor, then two halves: what is asked, what is there
 	fds.Mem[unsafe.Offsetof(p.Events)] = unix.POLLIN
-	fds.Fixes = []Fix{{Off: 0, Slot: pidfd, Narrow: true}}
+	fds.Fixes = []plan.Fix{{Off: 0, Slot: pidfd, Narrow: true}}
 	limit := mem(make([]byte, 2*wordSize), fmt.Sprintf("{%d s}", seconds)) // struct timespec, of two words
 	copy(limit.Mem, u32(uint32(seconds)))
 	b.call("ppoll", fds, num(1), limit, null(), num(0)).
-		check(Check{0, int(unsafe.Offsetof(p.Revents)), 2, unix.POLLIN, unix.POLLIN})
+		check(field(0, int(unsafe.Offsetof(p.Revents)), 2, unix.POLLIN, unix.POLLIN))
 }
 
 // waitSuccess waits until a pidfd's process has ended, and wants it to have exited with status 0. The numbers in
 // siginfo_t are those of sigaction(2): signo, errno and code (on MIPS code and errno), then, aligned to a word, pid, uid
 // and status.
-func (b *builder) waitSuccess(pidfd Slot) {
+func (b *builder) waitSuccess(pidfd plan.Slot) {
 	code, status := 8, 20
 	if sigsetSize == 16 {
 		code = 4
@@ -100,7 +102,7 @@ func (b *builder) waitSuccess(pidfd Slot) {
 	const exited = 1 // CLD_EXITED
 	info := mem(make([]byte, 128), "<exited, status 0>")
 	b.call("waitid", named(unix.P_PIDFD, "P_PIDFD"), value(pidfd), info, named(unix.WEXITED, "WEXITED"), null()).
-		check(Check{2, code, 4, 0xffffffff, exited}, Check{2, status, 4, 0xffffffff, 0})
+		check(field(2, code, 4, 0xffffffff, exited), field(2, status, 4, 0xffffffff, 0))
 }
 
 // validateHooks refuses what no runtime could run (OCI runtime spec, config.md, "POSIX-platform Hooks").

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"encoding/binary"
@@ -10,12 +10,14 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // builder collects calls. Its methods return the call just added, for its conditions to be set; the pointer is
 // valid until the next call is added.
 type builder struct {
-	p    *Plan
+	p    *plan.Plan
 	doc  string
 	dirs int // alternates the slots of makeDirs
 
@@ -28,39 +30,47 @@ type builder struct {
 }
 
 func newBuilder() *builder {
-	return &builder{p: &Plan{Slots: []string{""}, Calls: make([]Call, 0, 512)}}
+	return &builder{p: &plan.Plan{Slots: []string{""}, Calls: make([]plan.Call, 0, 512)}}
 }
 
 // about sets what the calls that follow are for.
 func (b *builder) about(format string, a ...any) { b.doc = fmt.Sprintf(format, a...) }
 
-func (b *builder) call(name string, args ...Arg) *Call {
-	b.p.Calls = append(b.p.Calls, Call{Name: name, Args: args, Want: Any, Doc: b.doc})
-	return &b.p.Calls[len(b.p.Calls)-1]
+func (b *builder) call(name string, args ...plan.Arg) *call {
+	b.p.Calls = append(b.p.Calls, plan.Call{Name: name, Args: args, Want: plan.Any, Doc: b.doc})
+	return (*call)(&b.p.Calls[len(b.p.Calls)-1])
 }
 
-func (b *builder) slot(name string) Slot {
+func (b *builder) slot(name string) plan.Slot {
 	if s := b.p.Slot(name); s != 0 {
 		return s
 	}
 	b.p.Slots = append(b.p.Slots, name)
-	return Slot(len(b.p.Slots) - 1)
+	return plan.Slot(len(b.p.Slots) - 1)
 }
 
-func (b *builder) input(name string) Slot {
+func (b *builder) input(name string) plan.Slot {
 	if b.p.Slot(name) == 0 {
 		b.p.Inputs = append(b.p.Inputs, name)
 	}
 	return b.slot(name)
 }
 
-func (c *Call) to(s Slot) *Call { c.To = s; return c }
+// call is a call that was just added.
+type call plan.Call
 
-func (c *Call) ignore(e ...syscall.Errno) *Call { c.Ignore = append(c.Ignore, e...); return c }
+func (c *call) to(s plan.Slot) *call { c.To = s; return c }
 
-func (c *Call) want(n int) *Call { c.Want = n; return c }
+func (c *call) ignore(e ...syscall.Errno) *call { c.Ignore = append(c.Ignore, e...); return c }
 
-func (c *Call) check(k ...Check) *Call { c.Checks = append(c.Checks, k...); return c }
+func (c *call) want(n int) *call { c.Want = n; return c }
+
+func (c *call) check(k ...plan.Check) *call { c.Checks = append(c.Checks, k...); return c }
+
+// field is the check of bytes of argument arg.
+func field(arg, off, size int, mask, want uint32) plan.Check {
+	return plan.Check{Arg: arg, Off: off, Size: size, Mask: mask, Want: want}
+}
 
 // skipOn makes call number at skip the calls from the next one to the end of the plan so far, on an ignored error.
 func (b *builder) skipOn(at int) { b.p.Calls[at].SkipOn = len(b.p.Calls) - at - 1 }
@@ -71,30 +81,34 @@ func (b *builder) skipOK(at int) { b.p.Calls[at].SkipOK = len(b.p.Calls) - at - 
 // next is the number that the next call will have.
 func (b *builder) next() int { return len(b.p.Calls) }
 
-func num(v int) Arg { return Arg{Kind: Int, Int: uintptr(v)} }
+func num(v int) plan.Arg { return plan.Arg{Kind: plan.Int, Int: uintptr(v)} }
 
-func named(v uint64, text string) Arg { return Arg{Kind: Int, Int: uintptr(v), Text: text} }
-
-func flags(v uint64, names Bits) Arg { return Arg{Kind: Int, Int: uintptr(v), Bits: names} }
-
-func octal(v uint32) Arg { return named(uint64(v), fmt.Sprintf("%#o", v)) }
-
-func str(s string) Arg { return Arg{Kind: Str, Str: s} }
-
-func null() Arg { return Arg{Kind: Int, Text: "NULL"} }
-
-func cwd() Arg {
-	at := unix.AT_FDCWD
-	return Arg{Kind: Int, Int: uintptr(at), Text: "AT_FDCWD"}
+func named(v uint64, text string) plan.Arg {
+	return plan.Arg{Kind: plan.Int, Int: uintptr(v), Text: text}
 }
 
-func value(s Slot) Arg { return Arg{Kind: Value, Slot: s} }
+func flags(v uint64, names plan.Bits) plan.Arg {
+	return plan.Arg{Kind: plan.Int, Int: uintptr(v), Bits: names}
+}
 
-func fdPath(s Slot) Arg { return Arg{Kind: FdPath, Slot: s} }
+func octal(v uint32) plan.Arg { return named(uint64(v), fmt.Sprintf("%#o", v)) }
 
-func mem(b []byte, text string) Arg { return Arg{Kind: Mem, Mem: b, Text: text} }
+func str(s string) plan.Arg { return plan.Arg{Kind: plan.Str, Str: s} }
 
-func strs(s []string) Arg { return Arg{Kind: Vector, Strs: s} }
+func null() plan.Arg { return plan.Arg{Kind: plan.Int, Text: "NULL"} }
+
+func cwd() plan.Arg {
+	at := unix.AT_FDCWD
+	return plan.Arg{Kind: plan.Int, Int: uintptr(at), Text: "AT_FDCWD"}
+}
+
+func value(s plan.Slot) plan.Arg { return plan.Arg{Kind: plan.Value, Slot: s} }
+
+func fdPath(s plan.Slot) plan.Arg { return plan.Arg{Kind: plan.FdPath, Slot: s} }
+
+func mem(b []byte, text string) plan.Arg { return plan.Arg{Kind: plan.Mem, Mem: b, Text: text} }
+
+func strs(s []string) plan.Arg { return plan.Arg{Kind: plan.Vector, Strs: s} }
 
 func u64(v ...uint64) []byte {
 	var b []byte
@@ -112,14 +126,14 @@ func u32(v ...uint32) []byte {
 	return b
 }
 
-func (b *builder) close(s Slot) { b.call("close", value(s)) }
+func (b *builder) close(s plan.Slot) { b.call("close", value(s)) }
 
 // inRoot are the flags with which everything in a container's root is opened.
 const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
 // openat2 opens a path relative to the descriptor in dir.
-func (b *builder) openat2(dir Slot, name string, oflags, resolve, mode uint64) *Call {
-	how := Arg{Kind: Mem, Mem: u64(oflags, mode, resolve), Bits: OpenHow}
+func (b *builder) openat2(dir plan.Slot, name string, oflags, resolve, mode uint64) *call {
+	how := plan.Arg{Kind: plan.Mem, Mem: u64(oflags, mode, resolve), Bits: plan.OpenHow}
 	return b.call("openat2", value(dir), str(name), how, num(unix.SizeofOpenHow))
 }
 
@@ -133,7 +147,7 @@ func relative(p string) string {
 
 // makeDirs makes the folders of rel below the descriptor root that are missing, each by a descriptor of its parent,
 // and leaves a descriptor of the last one in the returned slot. extra is added to the RESOLVE flags.
-func (b *builder) makeDirs(root Slot, rel string, extra uint64) Slot {
+func (b *builder) makeDirs(root plan.Slot, rel string, extra uint64) plan.Slot {
 	parent := root
 	parts := strings.Split(rel, "/")
 	for i, name := range parts {
@@ -150,7 +164,7 @@ func (b *builder) makeDirs(root Slot, rel string, extra uint64) Slot {
 }
 
 // folder opens the folder at p in the root, making it if it is missing, and leaves it in the slot.
-func (b *builder) folder(root Slot, p string, s Slot, extra uint64) {
+func (b *builder) folder(root plan.Slot, p string, s plan.Slot, extra uint64) {
 	rel := relative(p)
 	const oflags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
 	at := b.next()
@@ -164,7 +178,7 @@ func (b *builder) folder(root Slot, p string, s Slot, extra uint64) {
 }
 
 // file is folder for a file to mount something on.
-func (b *builder) file(root Slot, p string, s Slot, extra uint64) {
+func (b *builder) file(root plan.Slot, p string, s plan.Slot, extra uint64) {
 	rel := relative(p)
 	const oflags = unix.O_PATH | unix.O_CLOEXEC
 	at := b.next()
@@ -184,12 +198,12 @@ func (b *builder) file(root Slot, p string, s Slot, extra uint64) {
 }
 
 // mount is mount(2) on a target given as an argument.
-func (b *builder) mount(source string, target Arg, fstype string, mflags uint64, data string) *Call {
+func (b *builder) mount(source string, target plan.Arg, fstype string, mflags uint64, data string) *call {
 	d := null()
 	if data != "" {
 		d = str(data)
 	}
-	return b.call("mount", str(source), target, str(fstype), flags(mflags, MountBits), d)
+	return b.call("mount", str(source), target, str(fstype), flags(mflags, plan.MountBits), d)
 }
 
 // wordSize is the size in bytes of a pointer.

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"errors"
@@ -11,14 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/mountopt"
+	"github.com/coble-os/coble/sandbox/plan"
 )
-
-// UserNS is a user namespace that serves as the mapping of an id-mapped mount. The runner makes it, and gives a
-// descriptor of it as the input.
-type UserNS struct {
-	Input string
-	Maps  Maps
-}
 
 // From inside a user namespace much of the machine can be neither reached nor mounted: bind sources in folders that
 // only root may enter, the root file system, and procfs, sysfs and the like of namespaces that are not the user
@@ -49,7 +43,7 @@ func (b *builder) prepare(in *Input) error {
 }
 
 // early returns the slot of a source that was opened early.
-func (b *builder) early(name string) (Slot, bool) {
+func (b *builder) early(name string) (plan.Slot, bool) {
 	if !slices.Contains(b.opened, name) {
 		return 0, false
 	}
@@ -57,7 +51,7 @@ func (b *builder) early(name string) (Slot, bool) {
 }
 
 // open names a slot of a source.
-func (b *builder) open(name string) Slot {
+func (b *builder) open(name string) plan.Slot {
 	b.opened = append(b.opened, name)
 	return b.slot(name)
 }
@@ -66,7 +60,7 @@ func sourceName(i int) string { return fmt.Sprintf("source.%d", i) }
 
 // sources opens the root and all that oneMount will look for with early.
 func (b *builder) sources(in *Input) error {
-	b.about("make mounts %s", bitNames(unix.MS_SLAVE|unix.MS_REC, mountNames()))
+	b.about("make mounts %s", plan.MountBits.Text(unix.MS_SLAVE|unix.MS_REC))
 	b.mount("", str("/"), "", unix.MS_SLAVE|unix.MS_REC, "")
 	if err := b.rootSource(in); err != nil {
 		return err
@@ -157,7 +151,7 @@ func (c Cgroup) dirs() []string {
 }
 
 // openTree leaves a copy of the mount at a path, attached nowhere, in the slot.
-func (b *builder) openTree(path Arg, more uint64, to Slot) {
+func (b *builder) openTree(path plan.Arg, more uint64, to plan.Slot) {
 	text := "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"
 	if more&unix.AT_RECURSIVE != 0 {
 		text += "|AT_RECURSIVE"
@@ -166,7 +160,7 @@ func (b *builder) openTree(path Arg, more uint64, to Slot) {
 }
 
 // tree opens a bind source and gives the copy its attributes, where the kernel can do that before it is attached.
-func (b *builder) tree(in *Input, src string, m specs.Mount, o mountopt.Options, to Slot) error {
+func (b *builder) tree(in *Input, src string, m specs.Mount, o mountopt.Options, to plan.Slot) error {
 	more := uint64(0)
 	if o.Recursive {
 		more = unix.AT_RECURSIVE
@@ -199,7 +193,7 @@ func idMaps(in *Input, m specs.Mount, o mountopt.Options) (uids, gids []specs.Li
 }
 
 // idmap changes who owns the files of a mount that is attached nowhere yet (mount_setattr(2), MOUNT_ATTR_IDMAP).
-func (b *builder) idmap(in *Input, tree Slot, uids, gids []specs.LinuxIDMapping, rec bool) error {
+func (b *builder) idmap(in *Input, tree plan.Slot, uids, gids []specs.LinuxIDMapping, rec bool) error {
 	if !in.Facts.MountSetattr {
 		return errors.New("an id-mapped mount needs Linux 5.12")
 	}
@@ -207,30 +201,30 @@ func (b *builder) idmap(in *Input, tree Slot, uids, gids []specs.LinuxIDMapping,
 	if rec {
 		at, text = recursive, text+"|AT_RECURSIVE"
 	}
-	who := b.userNS(Maps{UID: mapText(uids), GID: mapText(gids)})
+	who := b.userNS(plan.Maps{UID: mapText(uids), GID: mapText(gids)})
 	attr := mem(u64(unix.MOUNT_ATTR_IDMAP, 0, 0, 0), "{set MOUNT_ATTR_IDMAP, userns $"+b.p.Slots[who]+"}")
-	attr.Fixes = []Fix{{Off: 24, Slot: who}}
+	attr.Fixes = []plan.Fix{{Off: 24, Slot: who}}
 	b.call("mount_setattr", value(tree), str(""), named(uint64(at), text), attr, num(mountAttrSize))
 	return nil
 }
 
 // userNS returns the input for a user namespace with these maps.
-func (b *builder) userNS(m Maps) Slot {
+func (b *builder) userNS(m plan.Maps) plan.Slot {
 	for _, u := range b.p.UserNS {
 		if u.Maps == m {
 			return b.slot(u.Input)
 		}
 	}
-	u := UserNS{Input: fmt.Sprintf("userns.%d", len(b.p.UserNS)), Maps: m}
+	u := plan.UserNS{Input: fmt.Sprintf("userns.%d", len(b.p.UserNS)), Maps: m}
 	b.p.UserNS = append(b.p.UserNS, u)
 	return b.input(u.Input)
 }
 
 // newTree makes a file system that is attached nowhere (fsopen(2)). Options of the file system are its parameters.
-func (b *builder) newTree(m specs.Mount, o mountopt.Options, to Slot) error {
+func (b *builder) newTree(m specs.Mount, o mountopt.Options, to plan.Slot) error {
 	a, known := mountopt.Attrs(o.Set)
 	if !known {
-		return fmt.Errorf("flags %s cannot be set on a mount of this kind", bitNames(o.Set, mountNames()))
+		return fmt.Errorf("flags %s cannot be set on a mount of this kind", plan.MountBits.Text(o.Set))
 	}
 	fs := b.slot("fs")
 	b.call("fsopen", str(m.Type), named(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).to(fs)
@@ -245,7 +239,7 @@ func (b *builder) newTree(m specs.Mount, o mountopt.Options, to Slot) error {
 		}
 	}
 	b.call("fsconfig", value(fs), named(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null(), null(), num(0))
-	b.call("fsmount", value(fs), named(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), flags(a, AttrBits)).to(to)
+	b.call("fsmount", value(fs), named(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), flags(a, plan.AttrBits)).to(to)
 	b.close(fs)
 	if o.RecSet|o.RecClear != 0 {
 		b.setattr(to, recursive, o.RecSet, o.RecClear)
@@ -254,19 +248,19 @@ func (b *builder) newTree(m specs.Mount, o mountopt.Options, to Slot) error {
 }
 
 // NewUserNS is the plan of a child that waits in a new user namespace with these maps, and ends.
-func NewUserNS(m Maps) *Plan {
+func NewUserNS(m plan.Maps) *plan.Plan {
 	b := newBuilder()
 	b.p.CloneFlags = unix.CLONE_NEWUSER
-	b.stop(Stop{Maps: &m, Created: true})
+	b.stop(plan.Stop{Maps: &m, Created: true})
 	b.exit()
 	return b.p
 }
 
 // InUserNS is the plan of a child that waits in the user namespace at path, and ends.
-func InUserNS(path string) *Plan {
+func InUserNS(path string) *plan.Plan {
 	b := newBuilder()
 	b.join(specs.LinuxNamespace{Type: specs.UserNamespace, Path: path})
-	b.stop(Stop{Created: true})
+	b.stop(plan.Stop{Created: true})
 	b.exit()
 	return b.p
 }

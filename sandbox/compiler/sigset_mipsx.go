@@ -1,5 +1,5 @@
 //go:build mips || mipsle
 
-package plan
+package compiler
 
 const sigsetSize = 16 // bytes in the kernel's sigset_t

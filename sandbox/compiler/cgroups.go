@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/mountopt"
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // cgroupMount shows the container its own control groups, read-only unless the spec says otherwise.
@@ -37,7 +38,7 @@ func (b *builder) cgroupMount(in *Input, i int, m specs.Mount, o mountopt.Option
 		b.mount("", fdPath(groups), "", again, "")
 	}
 	if o.Propagation != 0 {
-		b.about("make %s %s", dir, bitNames(o.Propagation, mountNames()))
+		b.about("make %s %s", dir, plan.MountBits.Text(o.Propagation))
 		b.mount("", fdPath(groups), "", o.Propagation, "")
 	}
 	b.close(groups)
@@ -63,7 +64,7 @@ func (b *builder) cgroupMount2(in *Input, i int, m specs.Mount, o mountopt.Optio
 }
 
 // hierarchy mounts one v1 hierarchy in a new folder of groups, and links its controllers' names to it if it has several.
-func (b *builder) hierarchy(in *Input, h Hierarchy, groups Slot, o mountopt.Options, source string) error {
+func (b *builder) hierarchy(in *Input, h Hierarchy, groups plan.Slot, o mountopt.Options, source string) error {
 	name := filepath.Base(h.Mount)
 	b.about("mount cgroup %s", name)
 	t := b.slot("target")
@@ -80,7 +81,7 @@ func (b *builder) hierarchy(in *Input, h Hierarchy, groups Slot, o mountopt.Opti
 	return nil
 }
 
-func (b *builder) mountHierarchy(in *Input, h Hierarchy, t Slot, o mountopt.Options, source string) error {
+func (b *builder) mountHierarchy(in *Input, h Hierarchy, t plan.Slot, o mountopt.Options, source string) error {
 	if in.newCgroupNS() {
 		b.mount("cgroup", fdPath(t), "cgroup", o.Set, strings.Join(h.Controllers, ","))
 		b.close(t)

@@ -1,4 +1,11 @@
-package plan
+// Package compiler turns an OCI runtime spec into a plan (sandbox/plan): the list of system calls that makes a container
+// ([Compile]), or another process in one ([CompileExec]).
+//
+// It is pure: it opens nothing, changes nothing, and needs no root. What it must know about the machine
+// (which bind sources are folders, how cgroups are mounted) comes in as [Facts].
+//
+// Only the *at forms of calls are used, since arm64 and riscv64 have no others. The oldest kernel is 5.10.
+package compiler
 
 import (
 	"errors"
@@ -11,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/mountopt"
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // Input is all that Compile looks at.
@@ -67,7 +75,7 @@ type Hierarchy struct {
 // sent to); the Input of each v1 hierarchy; sync and sync.parent (with a barrier), which sandbox/spawn makes; those of
 // UserNS; those that Prepare sends; copyup, a socket (with a Stop that says so); [Listener] (a socket, where seccomp has
 // an action SCMP_ACT_NOTIFY); [Gate]; [StateCreating] and [StateCreated], where hooks read them.
-func Compile(in Input) (*Plan, error) {
+func Compile(in Input) (*plan.Plan, error) {
 	if err := validate(in.Spec); err != nil {
 		return nil, err
 	}
@@ -81,11 +89,11 @@ func Compile(in Input) (*Plan, error) {
 			return nil, err
 		}
 	}
-	return b.p, b.p.checkStrings()
+	return b.p, checkStrings(b.p)
 }
 
 // checkStrings refuses strings that the kernel would see only a part of.
-func (p *Plan) checkStrings() error {
+func checkStrings(p *plan.Plan) error {
 	for i := range p.Calls {
 		for k := range p.Calls[i].Args {
 			a := &p.Calls[i].Args[k]
@@ -102,7 +110,7 @@ func (p *Plan) checkStrings() error {
 	return nil
 }
 
-func nulByte(c *Call, s string) error { return fmt.Errorf("%s: %q has a NUL byte", c.Doc, s) }
+func nulByte(c *plan.Call, s string) error { return fmt.Errorf("%s: %q has a NUL byte", c.Doc, s) }
 
 // cgroups joins the v1 groups. "0" is the writer itself; the tasks file, unlike cgroup.procs, spares a writer that
 // moves only itself the lock over all forks of the machine (Linux 5.17, cgroup_procs_write_start).
@@ -113,7 +121,7 @@ func (b *builder) cgroups(in *Input) error {
 	}
 	if in.newCgroupNS() && !in.joins(specs.UserNamespace) {
 		b.about("make cgroup namespace")
-		b.call("unshare", flags(unix.CLONE_NEWCGROUP, CloneBits))
+		b.call("unshare", flags(unix.CLONE_NEWCGROUP, plan.CloneBits))
 	}
 	return nil
 }
@@ -121,7 +129,7 @@ func (b *builder) cgroups(in *Input) error {
 // writeFile writes text to a file of the host's procfs, which nothing of the container can have replaced yet.
 func (b *builder) writeFile(path, text string) {
 	fd := b.slot("file")
-	b.call("openat", cwd(), str(path), flags(unix.O_WRONLY|unix.O_CLOEXEC, OpenBits), num(0)).to(fd)
+	b.call("openat", cwd(), str(path), flags(unix.O_WRONLY|unix.O_CLOEXEC, plan.OpenBits), num(0)).to(fd)
 	b.call("write", value(fd), str(text), num(len(text))).want(len(text))
 	b.close(fd)
 }
@@ -245,13 +253,13 @@ func (b *builder) sysctls(in *Input) error {
 }
 
 // procfs leaves a descriptor of a new, unattached procfs in the returned slot.
-func (b *builder) procfs() Slot {
+func (b *builder) procfs() plan.Slot {
 	b.about("open a private procfs")
 	fs, proc := b.slot("fs"), b.slot("proc")
 	b.call("fsopen", str("proc"), named(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).to(fs)
 	b.call("fsconfig", value(fs), named(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null(), null(), num(0))
 	b.call("fsmount", value(fs), named(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"),
-		flags(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, AttrBits)).to(proc)
+		flags(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, plan.AttrBits)).to(proc)
 	b.close(fs)
 	return proc
 }
@@ -303,7 +311,7 @@ func (b *builder) pivot(in *Input) error {
 	root, old := b.slot("root"), b.slot("old")
 	b.about("pivot to root %s", in.Root)
 	const oflags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
-	b.call("openat", cwd(), str("/"), flags(oflags, OpenBits), num(0)).to(old)
+	b.call("openat", cwd(), str("/"), flags(oflags, plan.OpenBits), num(0)).to(old)
 	b.call("fchdir", value(root))
 	b.call("pivot_root", str("."), str("."))
 	b.call("fchdir", value(old))
@@ -327,7 +335,7 @@ func (b *builder) finalPropagation(in *Input) {
 		return
 	}
 	prop := mountopt.Propagation(in.Spec.Linux.RootfsPropagation)
-	b.about("make the container's mounts %s", bitNames(prop, mountNames()))
+	b.about("make the container's mounts %s", plan.MountBits.Text(prop))
 	b.mount("", str("/"), "", prop, "")
 }
 

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/caps"
+	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/seccomp"
 )
 
@@ -79,14 +80,14 @@ func (b *builder) sessionKeyring() {
 
 // rlimits sets limits; in a user namespace the parent does, since only the machine's root may raise some.
 func (b *builder) rlimits(p *specs.Process, byParent bool) error {
-	var s Stop
+	var s plan.Stop
 	for i, r := range p.Rlimits {
 		n := rlimit(r.Type)
 		if n < 0 {
 			return fmt.Errorf("process.rlimits[%d]: unknown limit %q", i, r.Type)
 		}
 		if byParent {
-			s.Rlimits = append(s.Rlimits, Rlimit{r.Type, n, r.Soft, r.Hard})
+			s.Rlimits = append(s.Rlimits, plan.Rlimit{Name: r.Type, Resource: n, Soft: r.Soft, Hard: r.Hard})
 			continue
 		}
 		b.about("set %s", r.Type)
@@ -147,7 +148,7 @@ func (b *builder) makeCwd(dir string) {
 	}
 	b.about("make working directory %s", dir)
 	top, t := b.slot("top"), b.slot("target")
-	b.call("openat", cwd(), str("/"), flags(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, OpenBits), num(0)).to(top)
+	b.call("openat", cwd(), str("/"), flags(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, plan.OpenBits), num(0)).to(top)
 	b.folder(top, rel, t, 0)
 	b.close(t)
 	b.close(top)
@@ -223,7 +224,7 @@ func (b *builder) seccomp(s *specs.LinuxSeccomp) error {
 	code := mem(prog.Bytes(), "")
 	fprog := mem(make([]byte, 2*wordSize), fmt.Sprintf("<filter of %d instructions>", len(prog.Filter)))
 	fprog.Mem[0], fprog.Mem[1] = byte(len(prog.Filter)), byte(len(prog.Filter)>>8) // struct sock_fprog, little-endian
-	fprog.Fixes = []Fix{{Off: wordSize, Sub: &code}}
+	fprog.Fixes = []plan.Fix{{Off: wordSize, Sub: &code}}
 	c := b.call("seccomp", named(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), named(uint64(prog.Flags),
 		fmt.Sprintf("%#x", prog.Flags)), fprog)
 	if !prog.Notifies() {
@@ -340,7 +341,7 @@ func (b *builder) changeDir(dir string) {
 	b.about("change to working directory %s", dir)
 	b.call("chdir", str(dir))
 	b.about("check that working directory %s is inside the root", dir)
-	b.call("getcwd", mem(make([]byte, unix.PathMax), "<path>"), num(unix.PathMax)).check(Check{0, 0, 1, 0xff, '/'})
+	b.call("getcwd", mem(make([]byte, unix.PathMax), "<path>"), num(unix.PathMax)).check(field(0, 0, 1, 0xff, '/'))
 }
 
 // exec executes the program, looked up in PATH if it has no slash. The look-up is made of real execves, so that it

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // console opens a terminal in the container's own devpts, binds its slave on /dev/console, and sends the master to
@@ -26,14 +28,14 @@ func (b *builder) console(in *Input) error {
 }
 
 // openPty leaves the slave of a new terminal in the slot tty and sends the master to the input console.
-func (b *builder) openPty(root Slot, size *specs.Box) {
+func (b *builder) openPty(root plan.Slot, size *specs.Box) {
 	b.about("open terminal in /dev/pts")
 	master, tty := b.slot("master"), b.slot("tty")
 	const rdwr = unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC
 	b.openat2(root, "dev/pts/ptmx", rdwr, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS, 0).to(master)
 	b.isDevice(master, unix.S_IFCHR, 5, 2)
 	b.call("ioctl", value(master), named(unix.TIOCSPTLCK, "TIOCSPTLCK"), mem(u32(0, 0), "0"))
-	b.call("ioctl", value(master), named(unix.TIOCGPTPEER, "TIOCGPTPEER"), flags(rdwr, OpenBits)).to(tty)
+	b.call("ioctl", value(master), named(unix.TIOCGPTPEER, "TIOCGPTPEER"), flags(rdwr, plan.OpenBits)).to(tty)
 	if size != nil {
 		ws := mem(winsize(size), fmt.Sprintf("{%d rows, %d columns}", size.Height, size.Width))
 		b.call("ioctl", value(master), named(unix.TIOCSWINSZ, "TIOCSWINSZ"), ws)
@@ -49,20 +51,20 @@ func winsize(s *specs.Box) []byte {
 }
 
 // rights is a struct msghdr with one byte and one descriptor (unix(7), SCM_RIGHTS).
-func (b *builder) rights(fd Slot) Arg {
+func (b *builder) rights(fd plan.Slot) plan.Arg {
 	var h unix.Msghdr
 	off := func(p unsafe.Pointer) int { return int(uintptr(p) - uintptr(unsafe.Pointer(&h))) }
 	data := mem([]byte("tty\x00\x00\x00\x00\x00"), "")
 	iov := mem(make([]byte, 2*wordSize), "")
 	iov.Mem[wordSize] = 1 // all architectures of coble are little-endian
-	iov.Fixes = []Fix{{Off: 0, Sub: &data}}
+	iov.Fixes = []plan.Fix{{Off: 0, Sub: &data}}
 	ctl := unix.UnixRights(0)
 	c := mem(ctl, "")
-	c.Fixes = []Fix{{Off: unix.CmsgLen(0), Slot: fd}}
+	c.Fixes = []plan.Fix{{Off: unix.CmsgLen(0), Slot: fd}}
 	h.SetIovlen(1)
 	h.SetControllen(len(ctl))
 	m := mem(append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&h)), unsafe.Sizeof(h))...),
 		"{SCM_RIGHTS [$"+b.p.Slots[fd]+"]}")
-	m.Fixes = []Fix{{Off: off(unsafe.Pointer(&h.Iov)), Sub: &iov}, {Off: off(unsafe.Pointer(&h.Control)), Sub: &c}}
+	m.Fixes = []plan.Fix{{Off: off(unsafe.Pointer(&h.Iov)), Sub: &iov}, {Off: off(unsafe.Pointer(&h.Control)), Sub: &c}}
 	return m
 }

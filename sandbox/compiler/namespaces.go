@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // ns returns the spec's namespace of a type, or nil.
@@ -111,7 +113,7 @@ func (b *builder) namespace(in *Input, n specs.LinuxNamespace) error {
 	case in.makes(specs.UserNamespace) && n.Type == specs.MountNamespace:
 		return errors.New("cannot be joined by path from a new user namespace")
 	case in.makes(specs.UserNamespace):
-		b.p.Enter = append(b.p.Enter, Join{Path: n.Path, Flag: cloneFlag(n.Type)})
+		b.p.Enter = append(b.p.Enter, plan.Join{Path: n.Path, Flag: cloneFlag(n.Type)})
 	default:
 		b.join(n)
 	}
@@ -121,8 +123,8 @@ func (b *builder) namespace(in *Input, n specs.LinuxNamespace) error {
 func (b *builder) join(n specs.LinuxNamespace) {
 	b.about("join %s namespace %s", n.Type, n.Path)
 	fd := b.slot("ns")
-	b.call("openat", cwd(), str(n.Path), flags(unix.O_CLOEXEC, OpenBits), num(0)).to(fd)
-	b.call("setns", value(fd), flags(cloneFlag(n.Type), CloneBits))
+	b.call("openat", cwd(), str(n.Path), flags(unix.O_CLOEXEC, plan.OpenBits), num(0)).to(fd)
+	b.call("setns", value(fd), flags(cloneFlag(n.Type), plan.CloneBits))
 	b.close(fd)
 }
 
@@ -134,7 +136,7 @@ func (b *builder) timeNS(in *Input) error {
 		return err
 	}
 	b.about("make time namespace (CONFIG_TIME_NS)")
-	b.call("unshare", flags(unix.CLONE_NEWTIME, CloneBits))
+	b.call("unshare", flags(unix.CLONE_NEWTIME, plan.CloneBits))
 	if offsets != "" && !in.inUserNS() {
 		b.about("set clocks of time namespace")
 		b.writeFile("/proc/self/timens_offsets", offsets)
@@ -178,7 +180,7 @@ func (b *builder) joinUser(in *Input) error {
 	}
 	if in.makes(specs.MountNamespace) {
 		b.about("make a mount namespace to open sources in")
-		b.call("unshare", flags(unix.CLONE_NEWNS, CloneBits))
+		b.call("unshare", flags(unix.CLONE_NEWNS, plan.CloneBits))
 		if err := b.sources(in); err != nil {
 			return err
 		}
@@ -193,7 +195,7 @@ func (b *builder) joinUser(in *Input) error {
 	}
 	if fresh != 0 {
 		b.about("make namespaces of the user namespace")
-		b.call("unshare", flags(fresh, CloneBits))
+		b.call("unshare", flags(fresh, plan.CloneBits))
 	}
 	return nil
 }

@@ -1,10 +1,12 @@
-package plan
+package compiler
 
 import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // gated is a small container that waits for its start, with a hook of each kind that runs in the child.
@@ -44,7 +46,7 @@ func TestForkEndsInExec(t *testing.T) {
 	require.NoError(t, err)
 	forks := 0
 	for i, c := range p.Calls {
-		if c.Name != Fork {
+		if c.Name != plan.Fork {
 			continue
 		}
 		forks++

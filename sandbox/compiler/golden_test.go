@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"encoding/json"
@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // small is a container with few steps, so that a golden shows what it is about.
@@ -159,12 +161,12 @@ func TestGoldensOfOneThing(t *testing.T) {
 }
 
 // sound holds what sandbox/spawn relies on.
-func sound(t *testing.T, p *Plan) {
+func sound(t *testing.T, p *plan.Plan) {
 	t.Helper()
 	if p.Prepare != nil {
 		sound(t, p.Prepare)
 	}
-	require.NoError(t, p.checkStrings())
+	require.NoError(t, checkStrings(p))
 	require.Len(t, p.Stops, p.Barriers)
 	for _, name := range append(p.Inputs, p.Sends...) {
 		require.NotZero(t, p.Slot(name), name)
@@ -186,9 +188,9 @@ func sound(t *testing.T, p *Plan) {
 	}
 }
 
-func soundArg(t *testing.T, p *Plan, a *Arg) {
+func soundArg(t *testing.T, p *plan.Plan, a *plan.Arg) {
 	require.Less(t, int(a.Slot), len(p.Slots))
-	require.False(t, (a.Kind == Value || a.Kind == FdPath) && a.Slot == 0, "no slot")
+	require.False(t, (a.Kind == plan.Value || a.Kind == plan.FdPath) && a.Slot == 0, "no slot")
 	for _, f := range a.Fixes {
 		require.LessOrEqual(t, f.Off+wordSize, len(a.Mem))
 		require.False(t, f.Sub == nil && f.Slot == 0, "no slot")

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"errors"
@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // Gate is the name of the input that a container which is made now and started later waits at: a FIFO, open for
@@ -37,9 +39,9 @@ func (b *builder) gate(p *specs.Process) error {
 }
 
 // release is a stop at a barrier.
-func (b *builder) release(sync Slot) {
+func (b *builder) release(sync plan.Slot) {
 	b.call("write", value(sync), str("r"), num(1)).want(1)
-	b.call("read", value(sync), mem(make([]byte, 8), "<byte>"), num(1)).want(1).check(Check{1, 0, 1, 0xff, 1})
+	b.call("read", value(sync), mem(make([]byte, 8), "<byte>"), num(1)).want(1).check(field(1, 0, 1, 0xff, 1))
 	b.p.Barriers++
 }
 
@@ -79,7 +81,7 @@ func candidates(p *specs.Process) []string {
 }
 
 // Placeholder is the plan of a child that waits at its Gate until that is closed, and ends.
-func Placeholder() *Plan {
+func Placeholder() *plan.Plan {
 	b := newBuilder()
 	b.about("wait for the end")
 	sync := b.input("sync")

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/mountopt"
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // nullDevice opens the host's /dev/null and makes sure that it is the null device, before anything of the
@@ -20,22 +21,22 @@ func (b *builder) nullDevice(in *Input) error {
 	}
 	fd := b.slot("null")
 	b.about("open /dev/null")
-	b.call("openat", cwd(), str("/dev/null"), flags(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, OpenBits), num(0)).to(fd)
+	b.call("openat", cwd(), str("/dev/null"), flags(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, plan.OpenBits), num(0)).to(fd)
 	b.about("check that /dev/null is the null device")
 	b.isDevice(fd, unix.S_IFCHR, 1, 3)
 	return nil
 }
 
 // isDevice checks that a descriptor is a device of this kind with these numbers.
-func (b *builder) isDevice(fd Slot, kind, major, minor uint32) {
+func (b *builder) isDevice(fd plan.Slot, kind, major, minor uint32) {
 	var st unix.Statx_t
 	at := func(p unsafe.Pointer) int { return int(uintptr(p) - uintptr(unsafe.Pointer(&st))) }
 	buf := mem(make([]byte, unsafe.Sizeof(st)), fmt.Sprintf("<%s %d:%d>", map[uint32]string{unix.S_IFCHR: "char", unix.S_IFBLK: "block"}[kind], major, minor))
 	b.call("statx", value(fd), str(""), named(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"),
 		named(unix.STATX_TYPE, "STATX_TYPE"), buf).check(
-		Check{4, at(unsafe.Pointer(&st.Mode)), 2, unix.S_IFMT, kind},
-		Check{4, at(unsafe.Pointer(&st.Rdev_major)), 4, 0xffffffff, major},
-		Check{4, at(unsafe.Pointer(&st.Rdev_minor)), 4, 0xffffffff, minor})
+		field(4, at(unsafe.Pointer(&st.Mode)), 2, unix.S_IFMT, kind),
+		field(4, at(unsafe.Pointer(&st.Rdev_major)), 4, 0xffffffff, major),
+		field(4, at(unsafe.Pointer(&st.Rdev_minor)), 4, 0xffffffff, minor))
 }
 
 // hostDev tells whether /dev comes from a bind mount, which is then left alone.
@@ -52,7 +53,7 @@ func hostDev(s *specs.Spec) bool {
 }
 
 // id is a user or group number, -1 (no change) if there is none.
-func id(v *uint32) Arg {
+func id(v *uint32) plan.Arg {
 	if v == nil {
 		return num(-1)
 	}
@@ -114,10 +115,10 @@ func (b *builder) maskedPaths(in *Input) error {
 }
 
 // isMountRoot checks that a descriptor is of the root of a mount (statx(2), Linux 5.8).
-func (b *builder) isMountRoot(fd Slot) {
+func (b *builder) isMountRoot(fd plan.Slot) {
 	var st unix.Statx_t
 	off := int(uintptr(unsafe.Pointer(&st.Attributes)) - uintptr(unsafe.Pointer(&st)))
 	b.call("statx", value(fd), str(""), named(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"), num(0),
 		mem(make([]byte, unsafe.Sizeof(st)), "<root of a mount>")).
-		check(Check{4, off, 4, unix.STATX_ATTR_MOUNT_ROOT, unix.STATX_ATTR_MOUNT_ROOT})
+		check(field(4, off, 4, unix.STATX_ATTR_MOUNT_ROOT, unix.STATX_ATTR_MOUNT_ROOT))
 }

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // scheduler sets policy and priority (sched_setattr(2)).
@@ -186,14 +188,14 @@ func personaFlag(name string) uint64 {
 }
 
 // netDevices lists the links that move into the container, sorted by their name here.
-func netDevices(s *specs.Spec) []NetDevice {
-	var out []NetDevice
+func netDevices(s *specs.Spec) []plan.NetDevice {
+	var out []plan.NetDevice
 	for host, d := range s.Linux.NetDevices {
 		name := d.Name
 		if name == "" {
 			name = host
 		}
-		out = append(out, NetDevice{Host: host, Name: name})
+		out = append(out, plan.NetDevice{Host: host, Name: name})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Host < out[j].Host })
 	return out

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // ExecInput is all that CompileExec looks at.
@@ -24,7 +26,7 @@ type ExecInput struct {
 // CompileExec makes a plan for another process in a running container. Its inputs are those of Compile without a
 // barrier, and target: a pidfd of a process in the container. The runner starts it in the target's PID namespace and
 // holds it after the execve (ptrace(2)), because the container stands still until then, and the new process must not.
-func CompileExec(in ExecInput) (*Plan, error) {
+func CompileExec(in ExecInput) (*plan.Plan, error) {
 	if err := validateProcess(in.Process); err != nil {
 		return nil, err
 	}
@@ -47,7 +49,7 @@ func CompileExec(in ExecInput) (*Plan, error) {
 	if b.p.Copy = in.TimeNS; in.TimeNS {
 		all |= unix.CLONE_NEWTIME
 	}
-	b.call("setns", value(b.input("target")), flags(all, CloneBits))
+	b.call("setns", value(b.input("target")), flags(all, plan.CloneBits))
 	if in.UserNS {
 		b.becomeRoot()
 	}
@@ -59,7 +61,7 @@ func CompileExec(in ExecInput) (*Plan, error) {
 	if in.Process.Terminal {
 		root := b.slot("root")
 		b.about("open root")
-		b.call("openat", cwd(), str("/"), flags(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, OpenBits), num(0)).to(root)
+		b.call("openat", cwd(), str("/"), flags(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, plan.OpenBits), num(0)).to(root)
 		b.openPty(root, in.Process.ConsoleSize)
 	}
 	b.session(in.Process, in.Facts.OwnStdio)
@@ -78,7 +80,7 @@ func CompileExec(in ExecInput) (*Plan, error) {
 	if in.Facts.LastCap == 0 {
 		return nil, errors.New("facts: no last capability")
 	}
-	if err := b.p.checkStrings(); err != nil {
+	if err := checkStrings(b.p); err != nil {
 		return nil, fmt.Errorf("process: %w", err)
 	}
 	return b.p, nil

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/mountopt"
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // Mount is one mount(2), made as it stands.
@@ -43,7 +44,7 @@ func (b *builder) rootfs(in *Input) error {
 		prop = unix.MS_PRIVATE // what is bound on the way must be bindable
 	}
 	prop |= unix.MS_REC
-	b.about("make mounts %s", bitNames(prop, mountNames()))
+	b.about("make mounts %s", plan.MountBits.Text(prop))
 	b.mount("", str("/"), "", prop, "")
 	if in.Facts.BareRoot {
 		b.liftRoot()
@@ -132,19 +133,19 @@ func (b *builder) rootMounts(in *Input) {
 func (b *builder) openRoot(in *Input) {
 	b.about("open root %s", in.Root)
 	const oflags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
-	b.call("openat", cwd(), str(in.Root), flags(oflags, OpenBits), num(0)).to(b.slot("root"))
+	b.call("openat", cwd(), str(in.Root), flags(oflags, plan.OpenBits), num(0)).to(b.slot("root"))
 }
 
 // coverRoot attaches the root over the old one, where no path leads through folders that the container's root may not
 // enter. Absolute paths still start at the old one.
-func (b *builder) coverRoot(src Slot) {
+func (b *builder) coverRoot(src plan.Slot) {
 	b.about("attach root")
 	top := b.slot("target")
 	const oflags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
-	b.call("openat", cwd(), str("/"), flags(oflags, OpenBits), num(0)).to(top)
+	b.call("openat", cwd(), str("/"), flags(oflags, plan.OpenBits), num(0)).to(top)
 	b.moveMount(src, top)
 	b.close(top)
-	b.call("openat", value(src), str("."), flags(oflags, OpenBits), num(0)).to(b.slot("root"))
+	b.call("openat", value(src), str("."), flags(oflags, plan.OpenBits), num(0)).to(b.slot("root"))
 	b.close(src)
 }
 
@@ -156,7 +157,7 @@ func (b *builder) liftRoot() {
 	b.call("open_tree", cwd(), str("/"), named(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE,
 		"OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE")).to(tree)
 	const oflags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
-	b.call("openat", cwd(), str("/"), flags(oflags, OpenBits), num(0)).to(top)
+	b.call("openat", cwd(), str("/"), flags(oflags, plan.OpenBits), num(0)).to(top)
 	b.moveMount(tree, top)
 	b.call("fchdir", value(tree))
 	b.call("chroot", str("."))
@@ -276,7 +277,7 @@ func (b *builder) newMount(in *Input, m specs.Mount, o mountopt.Options) error {
 		b.setattr(t, recursive, o.RecSet, o.RecClear)
 	}
 	if o.Propagation != 0 {
-		b.about("make %s %s", m.Destination, bitNames(o.Propagation, mountNames()))
+		b.about("make %s %s", m.Destination, plan.MountBits.Text(o.Propagation))
 		b.mount("", fdPath(t), "", o.Propagation, "")
 	}
 	b.close(t)
@@ -364,7 +365,7 @@ func (b *builder) bindMount(in *Input, i int, m specs.Mount, o mountopt.Options)
 }
 
 // attach gives the detached mount in tree its flags and moves it onto the descriptor in target; both are closed.
-func (b *builder) attach(in *Input, tree, target Slot, o mountopt.Options) error {
+func (b *builder) attach(in *Input, tree, target plan.Slot, o mountopt.Options) error {
 	if err := b.ready(in, tree, o); err != nil {
 		return err
 	}
@@ -372,11 +373,11 @@ func (b *builder) attach(in *Input, tree, target Slot, o mountopt.Options) error
 }
 
 // ready gives a detached mount its flags, where the kernel can (5.12).
-func (b *builder) ready(in *Input, tree Slot, o mountopt.Options) error {
+func (b *builder) ready(in *Input, tree plan.Slot, o mountopt.Options) error {
 	set, known := mountopt.Attrs(o.Set)
 	clear, known2 := mountopt.Attrs(o.Clear)
 	if !known || !known2 {
-		return fmt.Errorf("flags %s cannot be set on a bind mount", bitNames(o.Set|o.Clear, mountNames()))
+		return fmt.Errorf("flags %s cannot be set on a bind mount", plan.MountBits.Text(o.Set|o.Clear))
 	}
 	if in.Facts.MountSetattr {
 		b.setattr(tree, unix.AT_EMPTY_PATH, set, clear)
@@ -386,7 +387,7 @@ func (b *builder) ready(in *Input, tree Slot, o mountopt.Options) error {
 }
 
 // place attaches the mount in tree to target, and closes both. A remount sets all flags of the mount again.
-func (b *builder) place(tree, target Slot, o mountopt.Options, remount bool) error {
+func (b *builder) place(tree, target plan.Slot, o mountopt.Options, remount bool) error {
 	b.moveMount(tree, target)
 	if remount {
 		b.mount("", fdPath(tree), "", unix.MS_REMOUNT|unix.MS_BIND|o.Set, "")
@@ -399,14 +400,14 @@ func (b *builder) place(tree, target Slot, o mountopt.Options, remount bool) err
 	return nil
 }
 
-func (b *builder) moveMount(tree, target Slot) {
+func (b *builder) moveMount(tree, target plan.Slot) {
 	const move = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
 	b.call("move_mount", value(tree), str(""), value(target), str(""),
 		named(move, "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH"))
 }
 
 // setattr is mount_setattr(2); nothing if there is nothing to set. A change of access times clears them all first.
-func (b *builder) setattr(tree Slot, at int, set, clear uint64) {
+func (b *builder) setattr(tree plan.Slot, at int, set, clear uint64) {
 	if set|clear == 0 {
 		return
 	}
@@ -418,6 +419,6 @@ func (b *builder) setattr(tree Slot, at int, set, clear uint64) {
 	if at&unix.AT_RECURSIVE != 0 {
 		text += "|AT_RECURSIVE"
 	}
-	attr := mem(u64(set, clear, 0, 0), "{set "+bitNames(set, attrNames())+", clear "+bitNames(clear, attrNames())+"}")
+	attr := mem(u64(set, clear, 0, 0), "{set "+plan.AttrBits.Text(set)+", clear "+plan.AttrBits.Text(clear)+"}")
 	b.call("mount_setattr", value(tree), str(""), named(uint64(at), text), attr, num(mountAttrSize))
 }

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"fmt"
@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
 // devices makes the devices and links that every container has (OCI runtime spec, config-linux.md, "Default
@@ -98,7 +100,7 @@ func (b *builder) device(in *Input, d specs.LinuxDevice) error {
 	return nil
 }
 
-func (b *builder) makeDevice(dir Slot, kind uint32, d specs.LinuxDevice) {
+func (b *builder) makeDevice(dir plan.Slot, kind uint32, d specs.LinuxDevice) {
 	mode := os.FileMode(0o666)
 	if d.FileMode != nil {
 		mode = *d.FileMode
@@ -114,15 +116,15 @@ func (b *builder) makeDevice(dir Slot, kind uint32, d specs.LinuxDevice) {
 
 // bindDevice mounts the machine's node of the same name in dir: the root of a user namespace can make none (mknod(2)).
 // Mode and owner are those of the machine's node; it must be the device that the spec means.
-func (b *builder) bindDevice(dir Slot, file string, kind, major, minor uint32) {
+func (b *builder) bindDevice(dir plan.Slot, file string, kind, major, minor uint32) {
 	node, t, name := b.slot("node"), b.slot("place"), path.Base(file)
 	b.about("open device %s of the machine", file)
-	b.call("openat", cwd(), str(file), flags(openPath|unix.O_NOFOLLOW, OpenBits), num(0)).to(node)
+	b.call("openat", cwd(), str(file), flags(openPath|unix.O_NOFOLLOW, plan.OpenBits), num(0)).to(node)
 	b.isDevice(node, kind, major, minor)
 	b.about("bind device %s", file)
 	const create = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	at := b.next()
-	b.call("openat", value(dir), str(name), flags(create, OpenBits), octal(0o644)).to(t).ignore(unix.EEXIST)
+	b.call("openat", value(dir), str(name), flags(create, plan.OpenBits), octal(0o644)).to(t).ignore(unix.EEXIST)
 	b.close(t)
 	b.skipOn(at)
 	b.openat2(dir, name, openPath, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS, 0).to(t)

@@ -1,4 +1,4 @@
-package plan
+package compiler
 
 import (
 	"errors"
@@ -6,19 +6,13 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/coble-os/coble/sandbox/plan"
 )
 
-// Resctrl is the group of a container in the resource control file system.
-type Resctrl struct {
-	Group    string // name of its folder
-	Given    bool   // the spec names it: it may be others' too
-	Schemata []string
-	Monitor  string // name of its folder in mon_groups, or ""
-}
-
 // ResctrlGroup turns the spec's wish for a container into a group (OCI runtime spec, config-linux.md, "Intel RDT").
-func ResctrlGroup(id string, r *specs.LinuxIntelRdt) (*Resctrl, error) {
-	g := &Resctrl{Group: r.ClosID, Given: r.ClosID != "", Schemata: r.Schemata}
+func ResctrlGroup(id string, r *specs.LinuxIntelRdt) (*plan.Resctrl, error) {
+	g := &plan.Resctrl{Group: r.ClosID, Given: r.ClosID != "", Schemata: r.Schemata}
 	if !g.Given {
 		g.Group = id
 	}
@@ -54,7 +48,7 @@ func resctrlName(s string) bool {
 }
 
 // resctrl is the group for the first stop, nil if the spec wants none.
-func resctrl(in *Input) (*Resctrl, error) {
+func resctrl(in *Input) (*plan.Resctrl, error) {
 	r := in.Spec.Linux.IntelRdt
 	if r == nil {
 		return nil, nil
