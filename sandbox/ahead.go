@@ -7,8 +7,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/spawn"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // Ahead are a network and an IPC namespace that another thread makes while this one does the rest of what comes before a
@@ -47,7 +47,7 @@ func newAheadKind(s *specs.Spec) (k aheadKind) {
 	if s.Linux == nil {
 		return k
 	}
-	all := compiler.NewNamespaces(s)
+	all := spec.NewNamespaces(s)
 	if all&unix.CLONE_NEWUSER != 0 {
 		return k
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/spawn"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // TestNamespacesMadeAhead: they are not the machine's, the engine's threads stay where they were, and the superblock of
@@ -69,7 +69,7 @@ func TestNothingMadeAhead(t *testing.T) {
 		a.End()
 	}
 	for want, list := range map[uint64][]specs.LinuxNamespace{unix.CLONE_NEWNET | unix.CLONE_NEWIPC: {net, mount, ipc}, unix.CLONE_NEWIPC: {joined, ipc}} {
-		require.Equal(t, want, compiler.NewNamespaces(&specs.Spec{Linux: &specs.Linux{Namespaces: list}})&(unix.CLONE_NEWNET|unix.CLONE_NEWIPC))
+		require.Equal(t, want, spec.NewNamespaces(&specs.Spec{Linux: &specs.Linux{Namespaces: list}})&(unix.CLONE_NEWNET|unix.CLONE_NEWIPC))
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // ErrPaused is a container that is frozen already.
@@ -116,7 +117,7 @@ func bindTo(pid int, a *specs.CPUAffinity) error {
 	if a == nil || a.Final == "" {
 		return nil
 	}
-	mask, err := compiler.CPUMask(a.Final)
+	mask, err := spec.CPUMask(a.Final)
 	if err != nil {
 		return fmt.Errorf("process.execCPUAffinity.final: %w", err)
 	}

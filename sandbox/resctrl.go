@@ -10,8 +10,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // resctrlTop is where the kernel's resource control file system is mounted (Documentation/filesystems/resctrl.rst).
@@ -82,7 +82,7 @@ func RemoveResctrl(id string, r *specs.LinuxIntelRdt) error {
 }
 
 func removeResctrl(top, id string, r *specs.LinuxIntelRdt) error {
-	g, err := compiler.ResctrlGroup(id, r)
+	g, err := spec.ResctrlGroup(id, r)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
-	"github.com/coble-os/coble/sandbox/compiler"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // fakeResctrl is a folder with one group, as no machine of the tests has the processor for it.
@@ -25,7 +25,7 @@ func fakeResctrl(t *testing.T, group string) string {
 func TestResctrl(t *testing.T) {
 	top := fakeResctrl(t, "gold")
 	r := &specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3:0=f", MemBwSchema: "MB:0=20", EnableMonitoring: true}
-	g, err := compiler.ResctrlGroup("web", r)
+	g, err := spec.ResctrlGroup("web", r)
 	require.NoError(t, err)
 	require.NoError(t, joinResctrl(top, 7, g))
 	for file, want := range map[string]string{"gold/schemata": "L3:0=f\nMB:0=20\n", "gold/tasks": "7", "gold/mon_groups/web/tasks": "7"} {
@@ -38,17 +38,17 @@ func TestResctrl(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(top, "gold/mon_groups/web"))
 	require.DirExists(t, filepath.Join(top, "gold"), "it was named by the spec")
 
-	g, err = compiler.ResctrlGroup("web", &specs.LinuxIntelRdt{ClosID: "none"})
+	g, err = spec.ResctrlGroup("web", &specs.LinuxIntelRdt{ClosID: "none"})
 	require.NoError(t, err)
 	require.ErrorIs(t, joinResctrl(top, 7, g), os.ErrNotExist)
-	g, err = compiler.ResctrlGroup("web", &specs.LinuxIntelRdt{Schemata: []string{"L3:0=1"}})
+	g, err = spec.ResctrlGroup("web", &specs.LinuxIntelRdt{Schemata: []string{"L3:0=1"}})
 	require.NoError(t, err)
 	require.ErrorIs(t, joinResctrl(top, 7, g), os.ErrNotExist, "a plain folder has no files")
 	require.NoDirExists(t, filepath.Join(top, "web"), "what was made is gone")
 	for _, bad := range []string{"..", "a/b", "info"} {
-		_, err = compiler.ResctrlGroup("web", &specs.LinuxIntelRdt{ClosID: bad})
+		_, err = spec.ResctrlGroup("web", &specs.LinuxIntelRdt{ClosID: bad})
 		require.Error(t, err, bad)
 	}
-	_, err = compiler.ResctrlGroup("", &specs.LinuxIntelRdt{})
+	_, err = spec.ResctrlGroup("", &specs.LinuxIntelRdt{})
 	require.Error(t, err)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/coble-os/coble/sandbox/compiler"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/spawn"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // runner holds the descriptors of one start.
@@ -85,7 +86,7 @@ func above2(f *os.File) (int, error) {
 // give gives pipes to a user of a user namespace, who could not open /dev/stdout otherwise. Inside of it nobody can.
 func (r *runner) give(uids []specs.LinuxIDMapping, user uint32) error {
 	for i, mine := range r.own {
-		host, ok := compiler.HostID(uids, user)
+		host, ok := spec.HostID(uids, user)
 		r.own[i] = false
 		if !mine || !ok {
 			continue

@@ -12,7 +12,7 @@ func containers() []mutant {
 		in("sysctls are written through a procfs of one's own (CVE-2025-52881)", "compiler/container.go", `proc, fd := b.procfs(), b.slot("file")`, "proc, fd := b.slot(\"proc\"), b.slot(\"file\")\n\tb.openat2(b.slot(\"root\"), \"proc\", openPath, inRoot, 0).to(proc)", "TestFakedProc"),
 		in("a container sees its own groups only (CVE-2023-25809)", "compiler/cgroups.go", "\tif in.newCgroupNS() {\n\t\tb.mount(\"cgroup\", fdPath(t), \"cgroup\"", "\tif true {\n\t\tb.mount(\"cgroup\", fdPath(t), \"cgroup\"", "TestSharedCgroups"),
 		in("groups are read-only (CVE-2022-0492)", "compiler/cgroups.go", `b.mount("cgroup", fdPath(t), "cgroup", o.Set, strings.Join`, `b.mount("cgroup", fdPath(t), "cgroup", 0, strings.Join`, "TestMasksAndReadonly"),
-		in("sysctls of the machine's own network are refused", "compiler/container.go", "if host[n.Path] {", "if false {", "TestHostSysctl"),
+		in("sysctls of the machine's own network are refused", "spec/sysctl.go", "if host[n.Path] {", "if false {", "TestHostSysctl"),
 		in("no capability is inheritable (CVE-2022-24769)", "compiler/process.go", "lo(s.permitted), lo(s.inheritable), hi(s.effective)", "lo(s.permitted), lo(s.permitted), hi(s.effective)", "TestNothingInherited"),
 		in("a device of a user namespace is the one that the spec means", "compiler/nodes.go", "\tb.isDevice(node, kind, major, minor)\n", "", "TestWrongDevice"),
 		in("the old root is not unmounted for all", "compiler/container.go", "p&unix.MS_SHARED != 0 {\n\t\tb.mount(\"\", str(\".\")", "p&unix.MS_SHARED != 0 {\n\t\tb.mount(\"\", str(\"/\")", "TestSharedVolume"),

@@ -105,7 +105,7 @@ func sandboxes() []mutant {
 	}
 	// Behind these stands another defence, so that only the list of calls shows that they are gone.
 	listed := func(name, file, old, new string) mutant {
-		return mutant{"plan: " + name, "sandbox/compiler/" + file, old, new, "./sandbox/compiler", "TestGoldens|TestRefused"}
+		return mutant{"plan: " + name, "sandbox/" + file, old, new, "./sandbox/compiler", "TestGoldens|TestRefused"}
 	}
 	return []mutant{
 		in("mount targets are resolved in the root (CVE-2021-30465, 2024-45310)", "compiler/build.go", "const inRoot = unix.RESOLVE_IN_ROOT |", "const inRoot =", "TestSymlinkTargets|TestSwappedTarget"),
@@ -114,12 +114,12 @@ func sandboxes() []mutant {
 		in("nothing is mounted inside /proc", "compiler/mounts.go", `return errors.New("nothing may be mounted inside /proc but files that describe the machine")`, "return nil", "TestMountsOverProc"),
 		in("/dev/console is no link (CVE-2025-52565)", "compiler/terminal.go", `b.file(b.slot("root"), "/dev/console", t, unix.RESOLVE_NO_SYMLINKS)`, `b.file(b.slot("root"), "/dev/console", t, 0)`, "TestConsoleLink"),
 		in("the mask's source is the host's null device (CVE-2025-31133)", "compiler/devices.go", `b.call("openat", cwd(), str("/dev/null"), flags(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, plan.OpenBits), num(0)).to(fd)`, `b.call("openat", cwd(), str("/dev/zero"), flags(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, plan.OpenBits), num(0)).to(fd)`, "TestMasksAndReadonly|TestNullLink"),
-		listed("the working directory is inside the root (CVE-2024-21626)", "process.go", `num(unix.PathMax)).check(field(0, 0, 1, 0xff, '/'))`, "num(unix.PathMax))"),
-		listed("descriptors are closed before the execve", "process.go", `b.call("close_range", num(3+b.keep), named(0xffffffff, "~0"), num(0))`, `b.call("close_range", num(1000), named(0xffffffff, "~0"), num(0))`),
+		listed("the working directory is inside the root (CVE-2024-21626)", "compiler/process.go", `num(unix.PathMax)).check(field(0, 0, 1, 0xff, '/'))`, "num(unix.PathMax))"),
+		listed("descriptors are closed before the execve", "compiler/process.go", `b.call("close_range", num(3+b.keep), named(0xffffffff, "~0"), num(0))`, `b.call("close_range", num(1000), named(0xffffffff, "~0"), num(0))`),
 		in("a v1 cgroup tree is read-only (CVE-2022-0492)", "compiler/cgroups.go", "if o.Set&unix.MS_RDONLY != 0 {", "if false {", "TestMasksAndReadonly|TestSharedCgroups"),
 		in("who may ptrace stands still during an exec (CVE-2016-9962)", "exec.go", "freezeAll(ctx, append(slices.Clone(c.Freeze), c.CgroupPath))", "freezeAll(ctx, nil)", "TestExecUnseen|TestFrozenTarget"),
 		in("a reused pid is not adopted", "process.go", "if err != nil || st.StartTime != startTime {", "if err != nil || st.StartTime == 0 {", "TestSignals|TestWaitStranger|TestHostService|TestOutputAndStatus"),
-		listed("sysctls are of a namespace of the container's own", "container.go", `return fmt.Errorf("linux.sysctl: %s does not belong to a namespace", key)`, "return nil"),
+		listed("sysctls are of a namespace of the container's own", "spec/sysctl.go", `return fmt.Errorf("linux.sysctl: %s does not belong to a namespace", key)`, "return nil"),
 		in("a tiny memory limit does not kill the engine", "sandbox.go", "err = fmt.Errorf(\"%w: %w\", ErrOOM, err)", "_ = n", "TestTinyMemoryLimit"),
 	}
 }

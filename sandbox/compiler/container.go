@@ -19,6 +19,7 @@ import (
 
 	"github.com/coble-os/coble/sandbox/mountopt"
 	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // Input is all that Compile looks at.
@@ -76,7 +77,7 @@ type Hierarchy struct {
 // UserNS; those that Prepare sends; copyup, a socket (with a Stop that says so); [Listener] (a socket, where seccomp has
 // an action SCMP_ACT_NOTIFY); [Gate]; [StateCreating] and [StateCreated], where hooks read them.
 func Compile(in Input) (*plan.Plan, error) {
-	if err := validate(in.Spec); err != nil {
+	if err := spec.Validate(in.Spec); err != nil {
 		return nil, err
 	}
 	b := newBuilder()
@@ -233,7 +234,7 @@ func (b *builder) sysctls(in *Input) error {
 	}
 	keys := make([]string, 0, len(l.Sysctl))
 	for k := range l.Sysctl {
-		if err := checkSysctl(in.Spec, k, in.Facts.Host); err != nil {
+		if err := spec.CheckSysctl(in.Spec, k, in.Facts.Host); err != nil {
 			return err
 		}
 		keys = append(keys, k)
@@ -243,7 +244,7 @@ func (b *builder) sysctls(in *Input) error {
 	for _, k := range keys {
 		v := l.Sysctl[k]
 		b.about("set sysctl %s", k)
-		b.openat2(proc, "sys/"+sysctlPath(k), unix.O_WRONLY|unix.O_CLOEXEC,
+		b.openat2(proc, "sys/"+spec.SysctlPath(k), unix.O_WRONLY|unix.O_CLOEXEC,
 			unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_SYMLINKS, 0).to(fd)
 		b.call("write", value(fd), str(v), num(len(v))).want(len(v))
 		b.close(fd)
@@ -264,48 +265,6 @@ func (b *builder) procfs() plan.Slot {
 	return proc
 }
 
-// sysctlPath turns net.ipv4.ip_forward, or net/ipv4/ip_forward, into a path below /proc/sys (sysctl.d(5)).
-func sysctlPath(key string) string {
-	if i := strings.IndexAny(key, "./"); i >= 0 && key[i] == '/' {
-		return key
-	}
-	return strings.Map(func(r rune) rune {
-		switch r {
-		case '.':
-			return '/'
-		case '/':
-			return '.'
-		}
-		return r
-	}, key)
-}
-
-// checkSysctl allows only what belongs to a namespace that the container has for itself.
-func checkSysctl(s *specs.Spec, key string, host map[string]bool) error {
-	p := sysctlPath(key)
-	own := func(t specs.LinuxNamespaceType) error {
-		n := ns(s, t)
-		if n == nil || n.Path != "" && t != specs.NetworkNamespace && t != specs.IPCNamespace {
-			return fmt.Errorf("linux.sysctl: %s needs a %s namespace", key, t)
-		}
-		if host[n.Path] {
-			return fmt.Errorf("linux.sysctl: %s: %s is the machine's own", key, n.Path)
-		}
-		return nil
-	}
-	switch {
-	case strings.HasPrefix(p, "net/"):
-		return own(specs.NetworkNamespace)
-	case strings.HasPrefix(p, "fs/mqueue/"), strings.HasPrefix(p, "kernel/msg"), strings.HasPrefix(p, "kernel/shm"),
-		p == "kernel/sem":
-		return own(specs.IPCNamespace)
-	case p == "kernel/domainname" || p == "kernel/hostname":
-		return own(specs.UTSNamespace)
-	default:
-		return fmt.Errorf("linux.sysctl: %s does not belong to a namespace", key)
-	}
-}
-
 // pivot makes the new root the root, and lets go of the old one.
 func (b *builder) pivot(in *Input) error {
 	root, old := b.slot("root"), b.slot("old")
@@ -315,7 +274,7 @@ func (b *builder) pivot(in *Input) error {
 	b.call("fchdir", value(root))
 	b.call("pivot_root", str("."), str("."))
 	b.call("fchdir", value(old))
-	if p, err := rootPropagation(in.Spec); err == nil && p&unix.MS_SHARED != 0 {
+	if p, err := spec.RootPropagation(in.Spec); err == nil && p&unix.MS_SHARED != 0 {
 		b.mount("", str("."), "", unix.MS_SLAVE|unix.MS_REC, "") // or the machine's own would be unmounted too
 	}
 	b.call("umount2", str("."), named(unix.MNT_DETACH, "MNT_DETACH"))

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // ExecInput is all that CompileExec looks at.
@@ -27,7 +28,7 @@ type ExecInput struct {
 // barrier, and target: a pidfd of a process in the container. The runner starts it in the target's PID namespace and
 // holds it after the execve (ptrace(2)), because the container stands still until then, and the new process must not.
 func CompileExec(in ExecInput) (*plan.Plan, error) {
-	if err := validateProcess(in.Process); err != nil {
+	if err := spec.ValidateProcess(in.Process); err != nil {
 		return nil, err
 	}
 	b := newBuilder()

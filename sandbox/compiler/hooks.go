@@ -3,7 +3,6 @@ package compiler
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -103,35 +102,6 @@ func (b *builder) waitSuccess(pidfd plan.Slot) {
 	info := mem(make([]byte, 128), "<exited, status 0>")
 	b.call("waitid", named(unix.P_PIDFD, "P_PIDFD"), value(pidfd), info, named(unix.WEXITED, "WEXITED"), null()).
 		check(field(2, code, 4, 0xffffffff, exited), field(2, status, 4, 0xffffffff, 0))
-}
-
-// validateHooks refuses what no runtime could run (OCI runtime spec, config.md, "POSIX-platform Hooks").
-func validateHooks(h *specs.Hooks) error {
-	if h == nil {
-		return nil
-	}
-	for _, k := range []struct {
-		name string
-		list []specs.Hook
-	}{
-		//lint:ignore SA1019 the field is deprecated, and honoured
-		{"prestart", h.Prestart},
-		{"createRuntime", h.CreateRuntime},
-		{"createContainer", h.CreateContainer},
-		{"startContainer", h.StartContainer},
-		{"poststart", h.Poststart},
-		{"poststop", h.Poststop},
-	} {
-		for i, x := range k.list {
-			if !filepath.IsAbs(x.Path) {
-				return fmt.Errorf("hooks.%s[%d].path: %q is not absolute", k.name, i, x.Path)
-			}
-			if x.Timeout != nil && *x.Timeout <= 0 {
-				return fmt.Errorf("hooks.%s[%d].timeout: %d is not above 0", k.name, i, *x.Timeout)
-			}
-		}
-	}
-	return nil
 }
 
 // needsState tells whether hooks run in the child.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coble-os/coble/sandbox/mountopt"
 	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // Mount is one mount(2), made as it stands.
@@ -36,7 +37,7 @@ const mountAttrSize = 32
 
 // rootfs makes the root: propagation, the mounts on it, and a descriptor of it in the slot root.
 func (b *builder) rootfs(in *Input) error {
-	prop, err := rootPropagation(in.Spec)
+	prop, err := spec.RootPropagation(in.Spec)
 	if err != nil {
 		return err
 	}
@@ -71,18 +72,6 @@ func (b *builder) rootfs(in *Input) error {
 	}
 	b.openRoot(in)
 	return nil
-}
-
-// rootPropagation is the MS_ flag that the spec wants for the container's mounts, MS_SLAVE if it does not say.
-func rootPropagation(s *specs.Spec) (uint64, error) {
-	if s.Linux.RootfsPropagation == "" {
-		return unix.MS_SLAVE | unix.MS_REC, nil
-	}
-	prop := mountopt.Propagation(s.Linux.RootfsPropagation)
-	if prop == 0 {
-		return 0, fmt.Errorf("linux.rootfsPropagation: unknown mode %q", s.Linux.RootfsPropagation)
-	}
-	return prop, nil
 }
 
 // privateParent makes the mount that holds the root private, wherever between / and root it is mounted: pivot_root(2)

@@ -10,6 +10,7 @@ import (
 	"github.com/coble-os/coble/sandbox/caps"
 	"github.com/coble-os/coble/sandbox/plan"
 	"github.com/coble-os/coble/sandbox/seccomp"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // process turns the child into the spec's process. The order matters: what needs privilege comes before it is
@@ -82,7 +83,7 @@ func (b *builder) sessionKeyring() {
 func (b *builder) rlimits(p *specs.Process, byParent bool) error {
 	var s plan.Stop
 	for i, r := range p.Rlimits {
-		n := rlimit(r.Type)
+		n := spec.Rlimit(r.Type)
 		if n < 0 {
 			return fmt.Errorf("process.rlimits[%d]: unknown limit %q", i, r.Type)
 		}
@@ -98,46 +99,6 @@ func (b *builder) rlimits(p *specs.Process, byParent bool) error {
 		b.stop(s)
 	}
 	return nil
-}
-
-// rlimit returns the number of a limit (getrlimit(2)), or -1. The numbers are not the same on MIPS.
-func rlimit(name string) int {
-	switch name {
-	case "RLIMIT_CPU":
-		return unix.RLIMIT_CPU
-	case "RLIMIT_FSIZE":
-		return unix.RLIMIT_FSIZE
-	case "RLIMIT_DATA":
-		return unix.RLIMIT_DATA
-	case "RLIMIT_STACK":
-		return unix.RLIMIT_STACK
-	case "RLIMIT_CORE":
-		return unix.RLIMIT_CORE
-	case "RLIMIT_RSS":
-		return unix.RLIMIT_RSS
-	case "RLIMIT_NPROC":
-		return unix.RLIMIT_NPROC
-	case "RLIMIT_NOFILE":
-		return unix.RLIMIT_NOFILE
-	case "RLIMIT_MEMLOCK":
-		return unix.RLIMIT_MEMLOCK
-	case "RLIMIT_AS":
-		return unix.RLIMIT_AS
-	case "RLIMIT_LOCKS":
-		return unix.RLIMIT_LOCKS
-	case "RLIMIT_SIGPENDING":
-		return unix.RLIMIT_SIGPENDING
-	case "RLIMIT_MSGQUEUE":
-		return unix.RLIMIT_MSGQUEUE
-	case "RLIMIT_NICE":
-		return unix.RLIMIT_NICE
-	case "RLIMIT_RTPRIO":
-		return unix.RLIMIT_RTPRIO
-	case "RLIMIT_RTTIME":
-		return unix.RLIMIT_RTTIME
-	default:
-		return -1
-	}
 }
 
 // makeCwd makes the working directory where it is missing, as the root user of the container.

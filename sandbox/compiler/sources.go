@@ -12,6 +12,7 @@ import (
 
 	"github.com/coble-os/coble/sandbox/mountopt"
 	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // From inside a user namespace much of the machine can be neither reached nor mounted: bind sources in folders that
@@ -201,7 +202,7 @@ func (b *builder) idmap(in *Input, tree plan.Slot, uids, gids []specs.LinuxIDMap
 	if rec {
 		at, text = recursive, text+"|AT_RECURSIVE"
 	}
-	who := b.userNS(plan.Maps{UID: mapText(uids), GID: mapText(gids)})
+	who := b.userNS(plan.Maps{UID: spec.MapText(uids), GID: spec.MapText(gids)})
 	attr := mem(u64(unix.MOUNT_ATTR_IDMAP, 0, 0, 0), "{set MOUNT_ATTR_IDMAP, userns $"+b.p.Slots[who]+"}")
 	attr.Fixes = []plan.Fix{{Off: 24, Slot: who}}
 	b.call("mount_setattr", value(tree), str(""), named(uint64(at), text), attr, num(mountAttrSize))

@@ -1,10 +1,13 @@
 package compiler
 
 import (
+	"errors"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/sandbox/plan"
+	"github.com/coble-os/coble/sandbox/spec"
 )
 
 // stop makes the child wait for the parent to do s. The parent's end is closed first: a parent that dies is seen.
@@ -15,22 +18,20 @@ func (b *builder) stop(s plan.Stop) {
 	if b.p.Barriers == 0 {
 		b.call("close", value(parent))
 	}
-	b.call("write", value(sync), str("r"), num(1)).want(1)
-	b.call("read", value(sync), mem(make([]byte, 8), "<byte>"), num(1)).want(1).check(field(1, 0, 1, 0xff, 1))
-	b.p.Barriers++
+	b.release(sync)
 	b.p.Stops = append(b.p.Stops, s)
 }
 
 // barrier is the first stop, namespaces made.
 func (b *builder) barrier(in *Input) error {
-	s := plan.Stop{Created: in.Barrier, NetDevices: netDevices(in.Spec)}
+	s := plan.Stop{Created: in.Barrier, NetDevices: spec.NetDevices(in.Spec)}
 	if in.makes(specs.UserNamespace) {
-		s.Maps = &plan.Maps{UID: mapText(in.Spec.Linux.UIDMappings), GID: mapText(in.Spec.Linux.GIDMappings)}
+		s.Maps = &plan.Maps{UID: spec.MapText(in.Spec.Linux.UIDMappings), GID: spec.MapText(in.Spec.Linux.GIDMappings)}
 		s.OOMScoreAdj = in.Spec.Process.OOMScoreAdj
 	}
 	if in.inUserNS() {
 		var err error
-		if s.TimeOffsets, err = timeOffsets(in.Spec); err != nil {
+		if s.TimeOffsets, err = spec.TimeOffsets(in.Spec); err != nil {
 			return err
 		}
 	}
@@ -70,3 +71,15 @@ func (b *builder) exit() {
 }
 
 const openPath = unix.O_PATH | unix.O_CLOEXEC
+
+// resctrl is the group for the first stop, nil if the spec wants none.
+func resctrl(in *Input) (*plan.Resctrl, error) {
+	r := in.Spec.Linux.IntelRdt
+	if r == nil {
+		return nil, nil
+	}
+	if !in.Facts.Resctrl {
+		return nil, errors.New("linux.intelRdt: no resctrl file system is mounted on /sys/fs/resctrl (CONFIG_X86_CPU_RESCTRL, and a processor that has it)")
+	}
+	return spec.ResctrlGroup(in.ID, r)
+}

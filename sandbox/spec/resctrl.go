@@ -1,7 +1,6 @@
-package compiler
+package spec
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -45,16 +44,4 @@ func resctrlName(s string) bool {
 		return false
 	}
 	return !strings.ContainsAny(s, "/\n\x00")
-}
-
-// resctrl is the group for the first stop, nil if the spec wants none.
-func resctrl(in *Input) (*plan.Resctrl, error) {
-	r := in.Spec.Linux.IntelRdt
-	if r == nil {
-		return nil, nil
-	}
-	if !in.Facts.Resctrl {
-		return nil, errors.New("linux.intelRdt: no resctrl file system is mounted on /sys/fs/resctrl (CONFIG_X86_CPU_RESCTRL, and a processor that has it)")
-	}
-	return ResctrlGroup(in.ID, r)
 }
