@@ -52,6 +52,7 @@ func TestArrows(t *testing.T) {
 		{"./layers/retention", []string{"layers/archive", "layers/blob", "layers/catalog", "layers/distribution", "layers/driver", "layers/graph", "layers/registry", "layers/repo", "layers/source"}, "which images go is decided on plain data"},
 		{"./layers/export", []string{"layers/repo", "layers/catalog", "layers/distribution", "layers/driver", "layers/graph", "layers/record", "layers/registry"}, "what is written is handed in"},
 		{"./layers/catalog", []string{"layers/archive", "layers/blob", "layers/blobinfo", "layers/distribution", "layers/driver", "layers/record", "layers/registry", "layers/repo", "layers/source"}, "what the store says is read and written within a transaction, and no file is touched"},
+		{"./layers/driver/...", []string{"layers/repo", "layers/catalog", "layers/distribution", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/source"}, "drivers keep folders, and what these mean is for others to know"},
 		{"./layers/layout", []string{"layers/repo", "layers/catalog", "layers/distribution", "layers/graph", "layers/registry"}, "packing needs no repository"},
 		{"./netcfg/...", []string{"layers", "sandbox", "rt", "init", "configs", "cmd"}, "networks are desired state, set by whoever computes it"},
 		{"./sandbox/...", []string{"layers", "netcfg", "rt", "init", "configs", "cmd"}, "others can use the sandbox without the rest of coble"},

@@ -36,6 +36,7 @@ import (
 	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/download"
 	"github.com/coble-os/coble/layers/driver"
+	"github.com/coble-os/coble/layers/driver/builtin"
 	"github.com/coble-os/coble/layers/graph"
 )
 
@@ -86,6 +87,33 @@ func (r *Repo) Close() error {
 	return nil
 }
 
+// CleanUp takes away what the driver of a repository that nobody has open left
+// in the kernel. root is that of Options.
+func CleanUp(root string) error { return builtin.CleanUp(root) }
+
+// Driver tells which driver is used, and why.
+func (r *Repo) Driver() (name, reason string) { return r.drv.Name(), r.reason }
+
+// Backing names the file system that the layers lie on (see builtin.Backing).
+func (r *Repo) Backing() string { return builtin.Backing(r.drv, r.o.Root) }
+
+// priorDriver is the driver that unpacked what the store names; empty if
+// that is nothing.
+func (r *Repo) priorDriver() (string, error) {
+	prior := ""
+	err := r.view(func(g graph.Graph) error {
+		nodes := g.Names(catalog.LayerPrefix)
+		if len(nodes) == 0 {
+			return nil
+		}
+		var l catalog.Layer
+		err := catalog.Load(g, nodes[0], &l)
+		prior = l.Driver
+		return err
+	})
+	return prior, err
+}
+
 // Open opens the repository and removes what earlier crashes left half-made.
 // Layers that are named in the store but gone from disk are remembered as
 // damage of their images (see Problems); they do not stop it.
@@ -103,7 +131,7 @@ func Open(o Options) (_ *Repo, err error) {
 	if err := r.makeMeta(); err != nil {
 		return nil, err
 	}
-	if err := r.chooseDriver(); err != nil {
+	if r.drv, r.reason, err = builtin.Open(o.Root, o.Driver, o.Pool, r.priorDriver); err != nil {
 		return nil, err
 	}
 	if r.downloads, err = download.Open(filepath.Join(o.Root, "partial")); err != nil {
