@@ -3,6 +3,7 @@ package blob
 import (
 	"context"
 	"io"
+	"os"
 	"sync/atomic"
 )
 
@@ -21,6 +22,13 @@ func Wrote(ctx context.Context, n int64) {
 	counters, _ := ctx.Value(countKey{}).([]*atomic.Int64)
 	for _, c := range counters {
 		c.Add(n)
+	}
+}
+
+// WroteFile is Wrote for a file that was written from its beginning.
+func WroteFile(ctx context.Context, f *os.File) {
+	if st, err := f.Stat(); err == nil {
+		Wrote(ctx, st.Size())
 	}
 }
 

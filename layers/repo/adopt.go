@@ -50,9 +50,6 @@ func (r *Repo) adopt(ctx context.Context, s source.Source, j layerJob, id string
 	return place.Path, size, nil
 }
 
-// errInPlace is for what needs a layer's archive, or would write the layer.
-var errInPlace = errors.New("it is used in place, from a file that is its owner's")
-
 // checkPlace says what is wrong with a packed layer's file, "" if nothing is.
 func (r *Repo) checkPlace(ctx context.Context, l catalog.Layer, quick bool) (string, error) {
 	if !r.drv.Has(l.Folder) {

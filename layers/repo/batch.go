@@ -10,6 +10,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/source"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // batch makes the missing layers of one image present. With a driver that can
@@ -28,13 +29,13 @@ type batch struct {
 
 type pending struct {
 	job   layerJob
-	layer *staged
+	layer *unpacked.Staged
 }
 
 // taker is a source whose layers may be unpacked already. take gives the
 // job's, which is the batch's then; nil if it is to be opened.
 type taker interface {
-	take(ctx context.Context, b *batch, j layerJob) (*staged, error)
+	take(ctx context.Context, b *batch, j layerJob) (*unpacked.Staged, error)
 }
 
 // ensureLayer makes one layer present. It tells whether it was missing.
@@ -62,7 +63,7 @@ func (b *batch) ensure(ctx context.Context, s source.Source, j layerJob) (made b
 		b.release(j.node())
 		return false, err
 	}
-	if b.r.stager() == nil || j.from.Format != "" {
+	if !b.r.disk.Stages() || j.from.Format != "" {
 		if err = b.publish(); err == nil { // it stands on them
 			err = b.r.makeLayer(ctx, s, j)
 		}
@@ -116,18 +117,18 @@ func (b *batch) letGo(node string) {
 }
 
 // stage takes what was unpacked as it came past, or unpacks the layer.
-func (b *batch) stage(ctx context.Context, s source.Source, j layerJob) (l *staged, err error) {
+func (b *batch) stage(ctx context.Context, s source.Source, j layerJob) (l *unpacked.Staged, err error) {
 	if t, ok := s.(taker); ok {
 		if l, err := t.take(ctx, b, j); l != nil || err != nil {
 			return l, err
 		}
 	}
 	size, err := b.r.openJob(ctx, s, j, func(plain *blob.Layer) error {
-		l, err = b.r.stage(ctx, plain, nil)
+		l, err = b.r.disk.Stage(ctx, b.r.folder(), plain, nil)
 		return err
 	})
 	if err == nil {
-		l.size = size
+		l.Size = size
 	}
 	return l, err
 }
@@ -142,15 +143,15 @@ func (b *batch) publishAged(age time.Duration) error {
 	if len(b.pending) == 0 || time.Since(b.since) < age {
 		return nil
 	}
-	var layers []*staged
+	var layers []*unpacked.Staged
 	var jobs []layerJob
 	var nodes []catalog.Layer
 	for _, p := range b.pending {
 		layers, jobs = append(layers, p.layer), append(jobs, p.job)
-		st := p.layer.stats
-		nodes = append(nodes, catalog.Layer{Driver: b.r.drv.Name(), Folder: p.layer.id, DiffID: p.job.diffID, Size: st.Bytes, Files: st.Files, Entries: st.Entries})
+		st := p.layer.Stats
+		nodes = append(nodes, catalog.Layer{Driver: b.r.drv.Name(), Folder: p.layer.ID, DiffID: p.job.diffID, Size: st.Bytes, Files: st.Files, Entries: st.Entries})
 	}
-	if err := b.r.publish(layers); err != nil {
+	if err := b.r.disk.Publish(layers); err != nil {
 		return err
 	}
 	old, err := b.r.recordLayers(jobs, nodes)
@@ -160,7 +161,7 @@ func (b *batch) publishAged(age time.Duration) error {
 	b.pending = nil
 	for i, j := range jobs {
 		b.letGo(j.node())
-		j.tell(Done, layers[i].size, layers[i].size)
+		j.tell(Done, layers[i].Size, layers[i].Size)
 		if j.made != nil {
 			err = errors.Join(err, j.made())
 		}
@@ -173,7 +174,7 @@ func (b *batch) close() (err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range b.pending {
-		err = errors.Join(err, b.r.unstage(p.layer))
+		err = errors.Join(err, b.r.disk.Unstage(p.layer))
 	}
 	b.pending = nil
 	for _, n := range slices.Clone(b.held) {

@@ -244,7 +244,7 @@ func (r *Repo) checkLayer(ctx context.Context, node string, o CheckOptions) ([]F
 		return whole("%v", err), nil
 	}
 	defer root.Close()
-	f, err := os.Open(r.recordPath(l.Folder))
+	f, err := os.Open(r.disk.RecordPath(l.Folder))
 	if err != nil {
 		return whole("there is no record of what it holds: %v", err), nil
 	}

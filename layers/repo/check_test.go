@@ -184,9 +184,9 @@ func TestRepairWhole(t *testing.T) {
 	for _, drv := range []string{"overlay", "vfs"} {
 		for name, do := range map[string]func(r *Repo, id string) error{
 			"folder":            func(r *Repo, id string) error { return r.drv.Remove(id) },
-			"record":            func(r *Repo, id string) error { return os.Remove(r.recordPath(id)) },
-			"record's bytes":    func(r *Repo, id string) error { return os.Truncate(r.recordPath(id), 100) },
-			"record of another": func(r *Repo, id string) error { return os.WriteFile(r.recordPath(id), []byte("rubbish"), 0o600) },
+			"record":            func(r *Repo, id string) error { return os.Remove(r.disk.RecordPath(id)) },
+			"record's bytes":    func(r *Repo, id string) error { return os.Truncate(r.disk.RecordPath(id), 100) },
+			"record of another": func(r *Repo, id string) error { return os.WriteFile(r.disk.RecordPath(id), []byte("rubbish"), 0o600) },
 		} {
 			t.Run(drv+" "+name, func(t *testing.T) {
 				w := where{dir: t.TempDir(), driver: drv}

@@ -16,6 +16,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // withRoom makes a store whose file has room for what a test writes: the
@@ -121,11 +122,11 @@ func TestRecordsAreDurableApart(t *testing.T) {
 			r, db := where{c.Dir, "overlay"}.open(t)
 			loadMade(t, r, simple(t, "a", "a:1"))
 			c.Answered("load", func(t *testing.T, dir string) {
-				es, err := os.ReadDir(filepath.Join(dir, "r", metaFolder))
+				es, err := os.ReadDir(unpacked.MetaDir(filepath.Join(dir, "r")))
 				require.NoError(t, err)
 				require.Len(t, es, 2)
 				for _, e := range es {
-					b, err := os.ReadFile(filepath.Join(dir, "r", metaFolder, e.Name()))
+					b, err := os.ReadFile(filepath.Join(unpacked.MetaDir(filepath.Join(dir, "r")), e.Name()))
 					require.NoError(t, err)
 					require.True(t, bytes.HasPrefix(b, []byte("coblerec")))
 				}

@@ -18,6 +18,7 @@ import (
 	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // storeFile is what the engine calls the database in the folder of a store.
@@ -88,10 +89,10 @@ func (o *storeOrigin) Layer(_ context.Context, diffID digest.Digest, _ []string)
 	if !ok {
 		return nil, fmt.Errorf("%w: the store %s has no layer %.19s", image.ErrNotFound, o.path, diffID)
 	}
-	s := &layerStream{name: fmt.Sprintf("layer %.19s of the store %s", diffID, o.path), done: func() error { return nil }}
+	name := fmt.Sprintf("layer %.19s of the store %s", diffID, o.path)
 	defer func() {
 		if err != nil {
-			err = errors.Join(s.explain(err), s.closeFiles())
+			err = unpacked.Explain(name, err)
 		}
 	}()
 	tree, err := o.tree(l)
@@ -102,15 +103,11 @@ func (o *storeOrigin) Layer(_ context.Context, diffID digest.Digest, _ []string)
 	if err != nil {
 		return nil, err
 	}
-	s.files = append(s.files, root)
-	f, err := os.Open(filepath.Join(o.path, metaFolder, l.Folder))
+	f, err := os.Open(filepath.Join(unpacked.MetaDir(o.path), l.Folder))
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, root.Close())
 	}
-	if _, err = s.fromRecord(root, f, diffID, o.temp); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return unpacked.FromRecord(root, f, diffID, name, o.temp, func() error { return nil })
 }
 
 // isStore tells whether a folder is that of a store.

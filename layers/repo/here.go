@@ -2,7 +2,6 @@ package repo
 
 import (
 	"maps"
-	"os"
 	"path"
 
 	"github.com/opencontainers/go-digest"
@@ -10,7 +9,6 @@ import (
 	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
-	"github.com/coble-os/coble/layers/record"
 	"github.com/coble-os/coble/layers/source"
 )
 
@@ -119,14 +117,5 @@ func (r *Repo) givesOut(g graph.Graph, node string) (bool, error) {
 	if err := catalog.Load(g, node, &l); err != nil {
 		return false, err
 	}
-	if l.Place != "" || !r.drv.Has(l.Folder) {
-		return false, nil
-	}
-	f, err := os.Open(r.recordPath(l.Folder))
-	if err != nil {
-		return false, nil // an older coble made it
-	}
-	defer f.Close()
-	rec, err := record.NewReader(f)
-	return err == nil && rec.Info().Exact && rec.Info().DiffID == l.DiffID, nil
+	return l.Place == "" && r.disk.GivesOut(l.Folder, l.DiffID), nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/source"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // smallMember is up to which size, in bytes, what comes past is kept in
@@ -24,7 +25,7 @@ const smallMember = 64 << 10
 
 // intake is an archive that comes past once. Which of its members are layers,
 // and of what, its manifest says, which is mostly the last member. So what
-// looks like a layer is unpacked as it comes, under no name (see staged), and
+// looks like a layer is unpacked as it comes, under no name (see unpacked.Staged), and
 // its digests are known at its end; what turns out to be no layer that is
 // missing is taken away before anything is synced. Beside that:
 //
@@ -49,11 +50,11 @@ type intake struct {
 // passed is what became of a member that is neither in a file nor in memory.
 type passed struct {
 	size   int64
-	blob   digest.Digest // of the member
-	diffID digest.Digest // of the stream in it
-	layer  *staged       // unpacked, for whoever needs it first; nil: taken, or not unpacked
-	node   string        // a layer with this content: it is here, or in the batch that took it
-	err    error         // why it is no layer
+	blob   digest.Digest    // of the member
+	diffID digest.Digest    // of the stream in it
+	layer  *unpacked.Staged // unpacked, for whoever needs it first; nil: taken, or not unpacked
+	node   string           // a layer with this content: it is here, or in the batch that took it
+	err    error            // why it is no layer
 }
 
 func (r *Repo) newIntake(want image.Platform, progress func(Progress)) *intake {
@@ -68,7 +69,7 @@ type fate int
 
 const (
 	remembered fate = iota // in memory
-	unpacked               // as a layer
+	asLayer                // unpacked
 	hashed                 // it is what a layer that is here was made of
 	setAside               // in the spool
 )
@@ -99,7 +100,7 @@ func (in *intake) receive(ctx context.Context, name string, size int64, body *bu
 		return source.ReadSmall(body, size)
 	case hashed:
 		return in.hash(ctx, at, size, body)
-	case unpacked:
+	case asLayer:
 		return in.unpack(ctx, name, size, body)
 	}
 	return in.setAside(ctx, size, body)
@@ -111,14 +112,14 @@ func (in *intake) decide(name string, size int64, body *bufio.Reader) (fate, her
 	switch {
 	case size <= int64(in.room) && (size <= in.r.small || source.IsJSON(body, size)):
 		return remembered, hereLayer{}, nil
-	case in.r.stager() == nil || !looksLikeLayer(body):
+	case !in.r.disk.Stages() || !looksLikeLayer(body):
 		return setAside, hereLayer{}, nil
 	}
 	at, ok, err := in.known.find(in, name)
 	if ok {
 		return hashed, at, err
 	}
-	return unpacked, at, err
+	return asLayer, at, err
 }
 
 // looksLikeLayer tells whether a member may be a layer's blob: packed, or a
@@ -177,7 +178,7 @@ func (in *intake) unpack(ctx context.Context, name string, size int64, body io.R
 	}}
 	plain, err := blob.OpenLayer(counted, "", size, "")
 	if err == nil {
-		p.layer, err = in.r.stage(ctx, plain, func(r io.Reader) io.Reader { return &watcher{r: r, repo: in.r} })
+		p.layer, err = in.r.disk.Stage(ctx, in.r.folder(), plain, func(r io.Reader) io.Reader { return &watcher{r: r, repo: in.r} })
 		plain.Close()
 	}
 	switch {
@@ -186,7 +187,7 @@ func (in *intake) unpack(ctx context.Context, name string, size int64, body io.R
 	case errors.Is(err, blob.ErrNoSpace):
 		return nil, err
 	case err == nil:
-		p.blob, p.diffID, p.layer.size = p.layer.blob, p.layer.diffID, size
+		p.blob, p.diffID, p.layer.Size = p.layer.Blob, p.layer.DiffID, size
 	}
 	p.err = err
 	return in.pass(size, p), nil
@@ -207,7 +208,7 @@ func (in *intake) forget(m *source.Member) error {
 	}
 	l := p.layer
 	p.layer = nil
-	return in.r.unstage(l)
+	return in.r.disk.Unstage(l)
 }
 
 func (in *intake) pin(nodes ...string) {
@@ -249,7 +250,7 @@ func (in *intake) trim(rs []source.Recipe) error {
 
 // take implements taker: it gives what was unpacked to who needs it first,
 // and unpacks it out of that layer for others.
-func (in *intake) take(ctx context.Context, b *batch, j layerJob) (*staged, error) {
+func (in *intake) take(ctx context.Context, b *batch, j layerJob) (*unpacked.Staged, error) {
 	p := in.came[in.Find(j.from.Name)]
 	if p == nil {
 		return nil, nil
@@ -274,7 +275,7 @@ func (in *intake) take(ctx context.Context, b *batch, j layerJob) (*staged, erro
 		return nil, err
 	}
 	defer plain.Close()
-	return in.r.stage(ctx, plain, nil)
+	return in.r.disk.Stage(ctx, in.r.folder(), plain, nil)
 }
 
 // fits checks what came past against what it has to be.

@@ -19,6 +19,7 @@ import (
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // firstTo puts the members with that suffix first.
@@ -249,7 +250,7 @@ func TestPublishIsAllOrNothing(t *testing.T) {
 	m := simple(t, "x", "x:1")
 	for _, drv := range []string{"overlay", "passing"} {
 		r := drivenBy(t, drv)
-		inTheWay := filepath.Join(r.meta(), "1", "x") // the second layer's record has to go there
+		inTheWay := filepath.Join(unpacked.MetaDir(r.o.Root), "1", "x") // the second layer's record has to go there
 		require.NoError(t, os.MkdirAll(inTheWay, 0o700))
 		require.EqualValues(t, 0, layerNumbers(r))
 		_, err := r.Load(ctx, bytes.NewReader(tarOf(t, docker(t, blob.Plain, m)...)), nil)

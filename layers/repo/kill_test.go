@@ -31,6 +31,7 @@ import (
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/registry/registrytest"
 	"github.com/coble-os/coble/layers/registry/server"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // victimEnv names the folder that a child process of TestKilled works in, with
@@ -554,7 +555,7 @@ func agree(t *testing.T, r *Repo) {
 	require.ElementsMatch(t, wantTops, tops)
 	require.Empty(t, drivertest.Tree(filepath.Join(r.o.Root, r.drv.Name(), "t")))
 	var records []string
-	es, err := os.ReadDir(r.meta())
+	es, err := os.ReadDir(unpacked.MetaDir(r.o.Root))
 	require.NoError(t, err)
 	for _, e := range es {
 		records = append(records, e.Name())

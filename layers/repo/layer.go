@@ -112,7 +112,7 @@ func (r *Repo) makeLayer(ctx context.Context, s source.Source, j layerJob) error
 	}
 	old, err := r.recordLayers([]layerJob{j}, []catalog.Layer{l})
 	if err != nil {
-		return errors.Join(err, r.drop(l.Folder))
+		return errors.Join(err, r.disk.Drop(l.Folder))
 	}
 	return r.dropAll(old)
 }
@@ -148,7 +148,7 @@ func (r *Repo) recordLayers(jobs []layerJob, layers []catalog.Layer) (old []stri
 // record.
 func (r *Repo) dropAll(ids []string) (err error) {
 	for _, id := range ids {
-		err = errors.Join(err, r.drop(id))
+		err = errors.Join(err, r.disk.Drop(id))
 	}
 	return err
 }
@@ -171,7 +171,7 @@ func recordLayer(g graph.Graph, j layerJob, l catalog.Layer) error {
 
 func (r *Repo) unpack(ctx context.Context, s source.Source, j layerJob, id string, ids []string) (st archive.Stats, err error) {
 	size, err := r.openJob(ctx, s, j, func(plain *blob.Layer) error {
-		st, err = r.unpackRecorded(ctx, id, ids, plain, j.diffID)
+		st, err = r.disk.Unpack(ctx, id, ids, plain, j.diffID)
 		return err
 	})
 	if err == nil {

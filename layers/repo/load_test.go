@@ -338,7 +338,7 @@ func TestBombs(t *testing.T) {
 				require.Less(t, len(raw), 1<<20)
 				for _, drv := range []string{"overlay", "passing"} {
 					r := drivenBy(t, drv)
-					r.o.Limits.Bytes = 8 << 20
+					r.disk.Limits.Bytes = 8 << 20
 					_, err := r.Load(ctx, bytes.NewReader(raw), nil)
 					require.ErrorIs(t, err, archive.ErrLimit)
 					empty(t, r)

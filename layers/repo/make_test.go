@@ -21,6 +21,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // file is one member of a made-up archive of images.
@@ -226,7 +227,7 @@ func empty(t testing.TB, r *Repo) {
 	require.Empty(t, layers)
 	require.Empty(t, tops)
 	require.Empty(t, drivertest.Tree(r.temp()))
-	require.Empty(t, drivertest.Tree(r.meta()))
+	require.Empty(t, drivertest.Tree(unpacked.MetaDir(r.o.Root)))
 	is, err := r.List()
 	require.NoError(t, err)
 	require.Empty(t, is)

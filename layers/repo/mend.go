@@ -19,6 +19,7 @@ import (
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/source"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // Origin is where layers can be had again: an archive, a folder,
@@ -95,7 +96,7 @@ func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Orig
 		return err
 	}
 	if l.Place != "" {
-		return fmt.Errorf("%w: put a good %s back", errInPlace, l.Place)
+		return fmt.Errorf("%w: put a good %s back", unpacked.ErrInPlace, l.Place)
 	}
 	d, ok := r.drv.(driver.Mender)
 	for _, f := range found {
@@ -113,7 +114,7 @@ func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Orig
 	}
 	defer f.Close()
 	err = pick(ctx, f, l.DiffID, found, from, images)
-	countFile(ctx, f)
+	blob.WroteFile(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Orig
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	return d.Mend(ctx, l.Folder, f, extras, r.o.Limits)
+	return d.Mend(ctx, l.Folder, f, extras, r.disk.Limits)
 }
 
 // pick copies the entries of damaged paths from the layer's stream into w, as
@@ -228,11 +229,7 @@ func (o ownOrigin) Layer(context.Context, digest.Digest, []string) (io.ReadClose
 	if err := o.r.view(func(g graph.Graph) error { return catalog.Load(g, o.node, &l) }); err != nil {
 		return nil, err
 	}
-	s := &layerStream{name: fmt.Sprintf("layer %.19s", chainOf(o.node)), done: func() error { return nil }}
-	if _, err := s.open(o.r, l); err != nil {
-		return nil, errors.Join(err, s.closeFiles())
-	}
-	return s, nil
+	return o.r.disk.Open(l.Folder, l.DiffID, fmt.Sprintf("layer %.19s", chainOf(o.node)), func() error { return nil })
 }
 
 // originSource is one layer of an origin as a source.

@@ -22,6 +22,7 @@ import (
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/layout"
 	"github.com/coble-os/coble/layers/source"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 var simpleShows = []string{"bin/", "bin/sh:shell", "label:a"}
@@ -258,7 +259,7 @@ func TestInPlaceChecked(t *testing.T) {
 	s, err := r.Save([]string{"a:1"}, image.Platform{})
 	require.NoError(t, err)
 	err = s.Write(ctx, io.Discard)
-	require.ErrorIs(t, err, errInPlace)
+	require.ErrorIs(t, err, unpacked.ErrInPlace)
 	require.ErrorContains(t, err, files[0])
 	require.NoError(t, s.Close())
 

@@ -16,6 +16,7 @@ import (
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // chains are the chain ids of a made-up image, lowest first.
@@ -112,12 +113,12 @@ func TestOpenLayerFindsDamage(t *testing.T) {
 	require.ErrorContains(t, err, "file bin/sh: its content has changed")
 
 	other := nodeOf(t, r, m.chains(t)[1])
-	raw, err := os.ReadFile(r.recordPath(other.Folder))
+	raw, err := os.ReadFile(r.disk.RecordPath(other.Folder))
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(r.recordPath(l.Folder), raw, 0o600))
+	require.NoError(t, os.WriteFile(r.disk.RecordPath(l.Folder), raw, 0o600))
 	_, err = readLayer(r, chain)
 	require.ErrorIs(t, err, image.ErrDamaged, "the record of another layer")
-	require.NoError(t, os.WriteFile(r.recordPath(l.Folder), raw[:len(raw)/2], 0o600))
+	require.NoError(t, os.WriteFile(r.disk.RecordPath(l.Folder), raw[:len(raw)/2], 0o600))
 	_, err = readLayer(r, chain)
 	require.ErrorIs(t, err, image.ErrDamaged, "half a record")
 }
@@ -139,10 +140,10 @@ func TestOpenLayerWithoutRecord(t *testing.T) {
 	m.layers = append(m.layers, packed.Bytes())
 	loadMade(t, r, m)
 	for i, c := range m.chains(t) {
-		require.NoError(t, os.Remove(r.recordPath(nodeOf(t, r, c).Folder)))
+		require.NoError(t, os.Remove(r.disk.RecordPath(nodeOf(t, r, c).Folder)))
 		raw, err := readLayer(r, c)
 		if i < 2 {
-			require.ErrorIs(t, err, errNoRecord)
+			require.ErrorIs(t, err, unpacked.ErrNoRecord)
 			require.ErrorContains(t, err, c.String()[:19])
 			continue
 		}
@@ -157,12 +158,12 @@ func TestRecordsAreSwept(t *testing.T) {
 	r, db := w.open(t)
 	m := simple(t, "a", "a:1")
 	loadMade(t, r, m)
-	for _, n := range []string{"zz", "zy" + unfinished, "what"} {
-		require.NoError(t, os.WriteFile(r.recordPath(n), []byte("left over"), 0o600))
+	for _, n := range []string{"zz", "zy.new", "what"} {
+		require.NoError(t, os.WriteFile(r.disk.RecordPath(n), []byte("left over"), 0o600))
 	}
 	require.NoError(t, db.Close())
 	r, _ = w.open(t)
-	es, err := os.ReadDir(r.meta())
+	es, err := os.ReadDir(unpacked.MetaDir(r.o.Root))
 	require.NoError(t, err)
 	require.Len(t, es, 2)
 	require.Greater(t, r.next, int64(35*36+35), "numbers of what was swept are not given out again")
@@ -172,7 +173,7 @@ func TestRecordsAreSwept(t *testing.T) {
 	require.NoError(t, r.drv.Remove(l.Folder))
 	r.missing[catalog.LayerPrefix+m.chains(t)[0].String()] = "test"
 	loadMade(t, r, m)
-	require.NoFileExists(t, r.recordPath(l.Folder))
+	require.NoFileExists(t, r.disk.RecordPath(l.Folder))
 	raw, err := readLayer(r, m.chains(t)[0])
 	require.NoError(t, err)
 	require.Equal(t, m.layers[0], raw)

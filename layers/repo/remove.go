@@ -219,7 +219,7 @@ func (r *Repo) collect() ([]string, error) {
 	}
 	for i, id := range ids {
 		delete(r.missing, gone[i])
-		err = errors.Join(err, r.drop(id))
+		err = errors.Join(err, r.disk.Drop(id))
 	}
 	return gone, err
 }

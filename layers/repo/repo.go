@@ -5,12 +5,10 @@
 // What may change lies in the engine's bbolt store, as a graph (package
 // catalog), to which leases of pulls are added (see leasePrefix).
 //
-// Unpacked layers lie in the driver's folder below Options.Root. A layer's
-// node is written after the driver has made the layer durable, and deleted
-// before the driver removes it. So at any cut the disk has at least what the
-// store names; Open removes the rest. Beside each folder there is a record of
-// the stream that it came from (package record), so that it goes out again
-// byte for byte.
+// Unpacked layers lie below Options.Root (package unpacked). A layer's node is
+// written after the layer and its record are durable, and deleted before they
+// are removed. So at any cut the disk has at least what the store names; Open
+// removes the rest.
 //
 // The repository never mounts, runs nothing, and talks to no network: what
 // comes from registries and goes there is package distribution's, whose Store
@@ -38,6 +36,7 @@ import (
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/builtin"
 	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // Errors, beside image.ErrNotFound and image.ErrDamaged.
@@ -63,6 +62,7 @@ type Repo struct {
 	o         Options
 	drv       driver.Driver
 	reason    string // why drv
+	disk      *unpacked.Layers
 	downloads *download.Folder
 	blobs     blobinfo.Book
 	exchange  *distribution.Local
@@ -128,12 +128,14 @@ func Open(o Options) (_ *Repo, err error) {
 	if err := r.freshTemp(); err != nil {
 		return nil, err
 	}
-	if err := r.makeMeta(); err != nil {
+	r.disk = &unpacked.Layers{Root: o.Root, Temp: r.temp(), Limits: o.Limits}
+	if err := r.disk.MakeMeta(); err != nil {
 		return nil, err
 	}
 	if r.drv, r.reason, err = builtin.Open(o.Root, o.Driver, o.Pool, r.priorDriver); err != nil {
 		return nil, err
 	}
+	r.disk.Driver = r.drv
 	if r.downloads, err = download.Open(filepath.Join(o.Root, "partial")); err != nil {
 		return nil, err
 	}
@@ -290,7 +292,7 @@ func (r *Repo) sweep() error {
 	if err != nil {
 		return err
 	}
-	if err := r.sweepRecords(wantRecords); err != nil {
+	if err := r.disk.SweepRecords(wantRecords, r.seen); err != nil {
 		return err
 	}
 	if err := r.dropUnnamed(layers, wantLayers, r.drv.Remove); err != nil {
