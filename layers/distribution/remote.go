@@ -13,7 +13,7 @@ import (
 )
 
 // Remote asks registries for the images that a layer is a part of: it is a
-// repo.Origin. open gives a session with the registry of a repository.
+// origin.Origin. open gives a session with the registry of a repository.
 //
 // With a neighbour, a host and port, the images are asked for there, by the
 // names that an Offer has: what comes need not have come from there, since

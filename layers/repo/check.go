@@ -17,6 +17,7 @@ import (
 	"github.com/coble-os/coble/layers/archive"
 	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/graph"
+	"github.com/coble-os/coble/layers/origin"
 	"github.com/coble-os/coble/layers/record"
 )
 
@@ -37,7 +38,7 @@ type CheckOptions struct {
 	Image string // name or id; empty: all layers, also those that only containers stand on
 	Quick bool   // whether things are there, not whether they are whole
 	// Origin, if not nil, is where damaged files are brought back from.
-	Origin Origin
+	Origin origin.Origin
 	// Progress, if not nil, hears which layer's turn it is, from 1.
 	Progress func(layer digest.Digest, n, of int)
 
@@ -73,6 +74,12 @@ func (r *Repo) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
 		found = append(found, bad...)
 	}
 	return found, errors.Join(err, r.unpin(nodes))
+}
+
+// OpenOrigin is origin.Open of an archive, of an OCI layout as a folder, or of
+// the folder of another store. The caller closes it.
+func (r *Repo) OpenOrigin(ctx context.Context, path string) (origin.Origin, io.Closer, error) {
+	return origin.Open(ctx, path, r.temp(), r.freed)
 }
 
 func chainOf(node string) digest.Digest {

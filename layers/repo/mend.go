@@ -3,7 +3,6 @@ package repo
 import (
 	"archive/tar"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -17,76 +16,15 @@ import (
 	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
-	"github.com/coble-os/coble/layers/image"
+	"github.com/coble-os/coble/layers/origin"
 	"github.com/coble-os/coble/layers/source"
 	"github.com/coble-os/coble/layers/unpacked"
 )
 
-// Origin is where layers can be had again: an archive, a folder,
-// another store, a registry.
-type Origin interface {
-	// Layer opens the plain tar stream of a layer by its diff id, which is
-	// checked while it is read. images are names of images that have it.
-	// ErrNotFound if the origin has no such layer.
-	Layer(ctx context.Context, diffID digest.Digest, images []string) (io.ReadCloser, error)
-}
-
-// OpenOrigin makes an origin of an archive, of an OCI layout as a folder, or
-// of the folder of another store, which may be read-only. The caller closes
-// it.
-func (r *Repo) OpenOrigin(ctx context.Context, path string) (Origin, io.Closer, error) {
-	if isStore(path) {
-		o, err := r.openStore(path)
-		if err != nil {
-			return nil, nil, fmt.Errorf("open the store %s to repair from: %w", path, err)
-		}
-		return o, io.NopCloser(nil), nil
-	}
-	s, err := source.Open(ctx, path, r.temp(), r.freed)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open %s to repair from: %w", path, err)
-	}
-	rs, err := source.Recipes(s, image.Platform{})
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("open %s to repair from: %w", path, err), s.Close())
-	}
-	o := &archiveOrigin{s: s, path: path, layers: map[digest.Digest]source.Layer{}}
-	for _, rc := range rs {
-		for i, id := range rc.Image.RootFS {
-			o.layers[id] = rc.Layers[i]
-		}
-	}
-	return o, closer(s.Close), nil
-}
-
-type closer func() error
-
-// Close implements io.Closer.
-func (c closer) Close() error { return c() }
-
-type archiveOrigin struct {
-	s      source.Source
-	path   string
-	layers map[digest.Digest]source.Layer
-}
-
-// Layer implements Origin.
-func (o *archiveOrigin) Layer(ctx context.Context, diffID digest.Digest, _ []string) (io.ReadCloser, error) {
-	from, ok := o.layers[diffID]
-	if !ok {
-		return nil, fmt.Errorf("%w: %s has no layer %.19s", image.ErrNotFound, o.path, diffID)
-	}
-	rc, _, err := o.s.Open(from.Name)
-	if err != nil {
-		return nil, err
-	}
-	return from.Plain(blob.WithContext(ctx, rc), rc, diffID)
-}
-
 // mend brings damaged paths of a layer back, or the whole layer if asked for or
 // where the driver can't do less. Nothing is touched before the whole stream of the
 // origin has been found to be the layer's.
-func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Origin, whole bool) error {
+func (r *Repo) mend(ctx context.Context, node string, found []Finding, from origin.Origin, whole bool) error {
 	var l catalog.Layer
 	if err := r.view(func(g graph.Graph) error { return catalog.Load(g, node, &l) }); err != nil {
 		return err
@@ -132,7 +70,7 @@ func (r *Repo) mend(ctx context.Context, node string, found []Finding, from Orig
 
 // pick copies the entries of damaged paths from the layer's stream into w, as
 // a tar stream of its own, and reads the layer's to its end.
-func pick(ctx context.Context, w io.Writer, diffID digest.Digest, found []Finding, from Origin, images []string) error {
+func pick(ctx context.Context, w io.Writer, diffID digest.Digest, found []Finding, from origin.Origin, images []string) error {
 	want := map[string]bool{}
 	for _, f := range found {
 		want[f.Path] = !f.extra
@@ -190,7 +128,7 @@ func wanted(want map[string]bool, h *tar.Header) bool {
 }
 
 // makeAgain unpacks a layer once more, under another folder.
-func (r *Repo) makeAgain(ctx context.Context, node string, l catalog.Layer, from Origin, images []string) error {
+func (r *Repo) makeAgain(ctx context.Context, node string, l catalog.Layer, from origin.Origin, images []string) error {
 	var nodes []string
 	err := r.view(func(g graph.Graph) (err error) {
 		nodes, err = catalog.Stack(g, node)
@@ -223,7 +161,7 @@ type ownOrigin struct {
 	node string
 }
 
-// Layer implements Origin.
+// Layer implements origin.Origin.
 func (o ownOrigin) Layer(context.Context, digest.Digest, []string) (io.ReadCloser, error) {
 	var l catalog.Layer
 	if err := o.r.view(func(g graph.Graph) error { return catalog.Load(g, o.node, &l) }); err != nil {
@@ -235,7 +173,7 @@ func (o ownOrigin) Layer(context.Context, digest.Digest, []string) (io.ReadClose
 // originSource is one layer of an origin as a source.
 type originSource struct {
 	ctx    context.Context
-	from   Origin
+	from   origin.Origin
 	diffID digest.Digest
 	images []string
 }

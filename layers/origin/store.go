@@ -1,4 +1,4 @@
-package repo
+package origin
 
 import (
 	"context"
@@ -32,9 +32,9 @@ type storeOrigin struct {
 	layers     map[digest.Digest]catalog.Layer // by diff id
 }
 
-// openStore makes an origin of a store's folder. The database is closed
-// again on return.
-func (r *Repo) openStore(path string) (_ Origin, err error) {
+// openStore makes an origin of a store's folder, with spools in temp. The
+// database is closed again on return.
+func openStore(path, temp string) (_ Origin, err error) {
 	// Pages of a damaged database: bbolt panics at some, and a file that ends
 	// too early faults (SIGBUS).
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -51,7 +51,7 @@ func (r *Repo) openStore(path string) (_ Origin, err error) {
 		return nil, err
 	}
 	defer db.Close()
-	o := &storeOrigin{path, r.temp(), map[digest.Digest]catalog.Layer{}}
+	o := &storeOrigin{path, temp, map[digest.Digest]catalog.Layer{}}
 	return o, db.View(func(tx *bbolt.Tx) error {
 		g, err := catalog.Open(tx)
 		if err != nil {
