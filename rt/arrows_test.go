@@ -55,6 +55,7 @@ func TestArrows(t *testing.T) {
 		{"./layers/driver/...", []string{"layers/repo", "layers/unpacked", "layers/catalog", "layers/distribution", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/source"}, "drivers keep folders, and what these mean is for others to know"},
 		{"./layers/unpacked", []string{"layers/repo", "layers/catalog", "layers/distribution", "layers/graph", "layers/registry", "layers/source", "layers/driver/overlay", "layers/driver/btrfs", "layers/driver/devmapper", "layers/driver/vfs"}, "layers on disk are folders and records: what stands on them, and whether they are wanted, the store says"},
 		{"./layers/origin", []string{"layers/repo", "layers/distribution", "layers/registry", "layers/driver/overlay", "layers/driver/btrfs", "layers/driver/devmapper", "layers/driver/vfs"}, "what is repaired from is only read, and no driver is opened for it"},
+		{"./layers/fsck", []string{"layers/repo", "layers/distribution", "layers/registry", "layers/driver/overlay", "layers/driver/btrfs", "layers/driver/devmapper", "layers/driver/vfs"}, "of the repository that it checks it knows an interface, and of registries that they are an origin"},
 		{"./layers/layout", []string{"layers/repo", "layers/catalog", "layers/distribution", "layers/graph", "layers/registry"}, "packing needs no repository"},
 		{"./netcfg/...", []string{"layers", "sandbox", "rt", "init", "configs", "cmd"}, "networks are desired state, set by whoever computes it"},
 		{"./sandbox/...", []string{"layers", "netcfg", "rt", "init", "configs", "cmd"}, "others can use the sandbox without the rest of coble"},
@@ -80,7 +81,7 @@ func TestArrows(t *testing.T) {
 		{"./rt/execdriver", []string{"layers/repo", "layers/catalog", "layers/distribution", "netcfg", "rt/images", "rt/networkdriver", "rt/names", "rt/engine", "rt/api", "cmd"}, "the drivers meet in rt/engine"},
 		{"./rt/engine", []string{"rt/api", "rt/client", "rt/daemon", "init/keeper", "cmd"}, "nothing calls back up; the engine talks to the keeper through init/notify"},
 		{"./rt/api", []string{"rt/client", "rt/daemon", "cmd"}, "HTTP to jobs and back"},
-		{"./rt/client", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers/archive", "layers/blob", "layers/catalog", "layers/distribution", "layers/driver", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/repo", "layers/catalog", "layers/distribution", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
+		{"./rt/client", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers/archive", "layers/blob", "layers/catalog", "layers/distribution", "layers/driver", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/repo", "layers/unpacked", "layers/origin", "layers/fsck", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
 	} {
 		for pkg, all := range deps(t, c.from) {
 			for _, d := range all {

@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"github.com/coble-os/coble/layers/blob"
-	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/packed"
 	"github.com/coble-os/coble/layers/image"
@@ -48,27 +47,4 @@ func (r *Repo) adopt(ctx context.Context, s source.Source, j layerJob, id string
 	}
 	j.tell(Done, size, size)
 	return place.Path, size, nil
-}
-
-// checkPlace says what is wrong with a packed layer's file, "" if nothing is.
-func (r *Repo) checkPlace(ctx context.Context, l catalog.Layer, quick bool) (string, error) {
-	if !r.drv.Has(l.Folder) {
-		return fmt.Sprintf("its file %s is gone or has changed: put it back", l.Place), nil
-	}
-	if quick {
-		return "", nil
-	}
-	f, err := os.Open(l.Place)
-	if err != nil {
-		return fmt.Sprintf("its file: %v", err), nil
-	}
-	defer f.Close()
-	_, err = io.Copy(io.Discard, blob.Verify(blob.WithContext(ctx, f), l.DiffID, -1))
-	if ctx.Err() != nil {
-		return "", context.Cause(ctx)
-	}
-	if err != nil {
-		return fmt.Sprintf("its file %s: %v", l.Place, err), nil
-	}
-	return "", nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/distribution"
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/fsck"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
 	"github.com/coble-os/coble/layers/registry/registrytest"
@@ -100,19 +101,19 @@ func TestCheckAndRepair(t *testing.T) {
 	from, c, err := r.OpenOrigin(t.Context(), archive)
 	require.NoError(t, err)
 	defer c.Close()
-	check := func(o CheckOptions) []Finding {
+	check := func(o fsck.Options) []fsck.Finding {
 		t.Helper()
 		found, err := r.Check(t.Context(), o)
 		require.NoError(t, err)
 		return found
 	}
-	require.Empty(t, check(CheckOptions{}))
+	require.Empty(t, check(fsck.Options{}))
 	want := shown(t, r, id)
 	for name, d := range damages() {
 		t.Run(name, func(t *testing.T) {
 			dir := upper(t, r)
 			require.NoError(t, d.do(dir))
-			found := check(CheckOptions{Image: "rich:1"})
+			found := check(fsck.Options{Image: "rich:1"})
 			got := map[string]string{}
 			for _, f := range found {
 				require.Equal(t, []string{"rich:1"}, f.Images)
@@ -126,13 +127,13 @@ func TestCheckAndRepair(t *testing.T) {
 				}
 			}
 			require.Equal(t, d.want, got)
-			require.Empty(t, check(CheckOptions{Quick: true}))
+			require.Empty(t, check(fsck.Options{Quick: true}))
 
 			before := inodes(t, dir)
-			for _, f := range check(CheckOptions{Origin: from}) {
+			for _, f := range check(fsck.Options{Origin: from}) {
 				require.True(t, f.Repaired, "%+v", f)
 			}
-			require.Empty(t, check(CheckOptions{}))
+			require.Empty(t, check(fsck.Options{}))
 			require.Equal(t, want, shown(t, r, id))
 			if name == "behind a link" { // its entry has another name: the whole layer is made again
 				require.NotEqual(t, dir, upper(t, r))
@@ -202,7 +203,7 @@ func TestRepairWhole(t *testing.T) {
 				}
 				require.NoError(t, db.Close())
 				r, _ = w.open(t)
-				found, err := r.Check(t.Context(), CheckOptions{})
+				found, err := r.Check(t.Context(), fsck.Options{})
 				require.NoError(t, err)
 				require.Len(t, found, 2, "%v", found)
 				require.Empty(t, found[0].Path)
@@ -210,12 +211,12 @@ func TestRepairWhole(t *testing.T) {
 				from, c, err := r.OpenOrigin(t.Context(), folder(t, oci(t, blob.Zstd, "rich:1", m)))
 				require.NoError(t, err)
 				defer c.Close()
-				found, err = r.Check(t.Context(), CheckOptions{Origin: from})
+				found, err = r.Check(t.Context(), fsck.Options{Origin: from})
 				require.NoError(t, err)
 				for _, f := range found {
 					require.True(t, f.Repaired, "%+v", f)
 				}
-				found, err = r.Check(t.Context(), CheckOptions{})
+				found, err = r.Check(t.Context(), fsck.Options{})
 				require.NoError(t, err)
 				require.Empty(t, found)
 				require.Equal(t, want, shown(t, r, id))
@@ -246,7 +247,7 @@ func TestRepairFromTheWrongPlace(t *testing.T) {
 	} {
 		from, c, err := r.OpenOrigin(t.Context(), archive)
 		require.NoError(t, err)
-		found, err := r.Check(t.Context(), CheckOptions{Origin: from})
+		found, err := r.Check(t.Context(), fsck.Options{Origin: from})
 		require.NoError(t, err)
 		require.Contains(t, fmt.Sprint(found), want)
 		require.False(t, found[0].Repaired)
@@ -268,7 +269,7 @@ func TestCheckStore(t *testing.T) {
 	require.NoError(t, r.o.DB.Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte("layers/out")).Put([]byte("name:x\x00names\x00image:y"), nil)
 	}))
-	found, err := r.Check(t.Context(), CheckOptions{Quick: true})
+	found, err := r.Check(t.Context(), fsck.Options{Quick: true})
 	require.NoError(t, err)
 	require.Len(t, found, 3)
 	require.Equal(t, `graph: edge "names" name:x to image:y: there is no name:x`, found[0].What)
@@ -296,7 +297,7 @@ func TestRepairFromRegistry(t *testing.T) {
 	for _, host := range []string{"", neighbour.Host()} {
 		p := upper(t, r) + "/own"
 		require.NoError(t, os.Truncate(p, 0))
-		found, err := r.Check(t.Context(), CheckOptions{Origin: r.Distribution().Remote(host, open)})
+		found, err := r.Check(t.Context(), fsck.Options{Origin: r.Distribution().Remote(host, open)})
 		require.NoError(t, err)
 		require.Len(t, found, 1)
 		require.Equal(t, []string{name}, found[0].Images)
@@ -304,7 +305,7 @@ func TestRepairFromRegistry(t *testing.T) {
 	}
 	require.NoError(t, os.Truncate(upper(t, r)+"/own", 0))
 	reg.Spoil("GET /v2/rich/blobs", -1, registrytest.Body("application/octet-stream", []byte("rubbish")))
-	found, err := r.Check(t.Context(), CheckOptions{Origin: r.Distribution().Remote("", open)})
+	found, err := r.Check(t.Context(), fsck.Options{Origin: r.Distribution().Remote("", open)})
 	require.NoError(t, err)
 	require.False(t, found[0].Repaired)
 	require.Contains(t, fmt.Sprint(found), "content does not match its size: 7 bytes")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/fsck"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/unpacked"
 )
@@ -61,7 +62,7 @@ func durableLife(t *testing.T, c *drivertest.Cuts, drv string) {
 		c.Answered(name, func(t *testing.T, dir string) {
 			r, db := where{dir, drv}.open(t)
 			defer db.Close()
-			found, err := r.Check(ctx, CheckOptions{})
+			found, err := r.Check(ctx, fsck.Options{})
 			require.NoError(t, err)
 			require.Empty(t, found)
 			for _, id := range want {

@@ -54,12 +54,9 @@ func (s *shelf) Receive(in *distribution.Incoming, bring func(distribution.Arriv
 
 // withLayers keeps an image's layers, and more nodes, from being collected
 // meanwhile.
-func (r *Repo) withLayers(rc source.Recipe, do func(nodes []string) error, more ...string) (err error) {
+func (r *Repo) withLayers(rc source.Recipe, do func(nodes []string) error, more ...string) error {
 	nodes := catalog.LayerNodes(rc.Image.RootFS)
-	pins := slices.Concat(nodes, more)
-	r.pin(pins)
-	defer func() { err = errors.Join(err, r.unpin(pins)) }()
-	return do(nodes)
+	return r.hold(slices.Concat(nodes, more), func() error { return do(nodes) })
 }
 
 // arrival is a batch of layers as a distribution.Arrival.

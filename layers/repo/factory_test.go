@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/fsck"
 )
 
 // factory makes a store of its own in a folder, as an engine leaves it.
@@ -78,7 +79,7 @@ func TestRepairFromStore(t *testing.T) {
 				defer c.Close()
 				require.NoError(t, os.Truncate(upper(t, r)+"/own", 0))
 				require.NoError(t, os.Remove(upper(t, r)+"/gone"))
-				found, err := r.Check(t.Context(), CheckOptions{Origin: from})
+				found, err := r.Check(t.Context(), fsck.Options{Origin: from})
 				require.NoError(t, err)
 				require.Len(t, found, 2)
 				for _, f := range found {
@@ -91,7 +92,7 @@ func TestRepairFromStore(t *testing.T) {
 				for _, l := range layers {
 					require.NoError(t, os.RemoveAll(filepath.Join(r.o.Root, "overlay", "d", l)))
 				}
-				found, err = r.Check(t.Context(), CheckOptions{Origin: from})
+				found, err = r.Check(t.Context(), fsck.Options{Origin: from})
 				require.NoError(t, err)
 				require.Len(t, found, len(layers))
 				for _, f := range found {
@@ -152,7 +153,7 @@ func TestRepairFromBadStores(t *testing.T) {
 			from, end, err := r.OpenOrigin(t.Context(), root)
 			require.NoError(t, err)
 			defer end.Close()
-			found, err := r.Check(t.Context(), CheckOptions{Origin: from})
+			found, err := r.Check(t.Context(), fsck.Options{Origin: from})
 			require.NoError(t, err)
 			require.Contains(t, fmt.Sprint(found), c.found)
 			require.False(t, found[0].Repaired)

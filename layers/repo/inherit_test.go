@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/fsck"
 )
 
 // stacked is an image whose upper layers have much from below.
@@ -41,13 +42,13 @@ func TestInheritedDamage(t *testing.T) {
 	w := where{dir: t.TempDir(), driver: "vfs"}
 	r, _ := w.open(t)
 	id := loadMade(t, r, stacked(t))
-	check := func(o CheckOptions) []Finding {
+	check := func(o fsck.Options) []fsck.Finding {
 		t.Helper()
 		found, err := r.Check(t.Context(), o)
 		require.NoError(t, err)
 		return found
 	}
-	require.Empty(t, check(CheckOptions{}))
+	require.Empty(t, check(fsck.Options{}))
 	want := shown(t, r, id)
 	top := func() string { // its tree
 		layers, _, err := r.drv.List()
@@ -82,17 +83,17 @@ func TestInheritedDamage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := top()
 			require.NoError(t, c.do(filepath.Join(dir, c.path)))
-			found := check(CheckOptions{})
+			found := check(fsck.Options{})
 			require.Len(t, found, 1, "%+v", found)
 			require.Equal(t, c.path, found[0].Path)
 			require.Equal(t, []string{"stacked:1"}, found[0].Images)
 			if c.what != "" {
 				require.Equal(t, c.what, found[0].What)
 			}
-			found = check(CheckOptions{Origin: nowhere{}})
+			found = check(fsck.Options{Origin: nowhere{}})
 			require.Len(t, found, 1, "%+v", found)
 			require.True(t, found[0].Repaired, "%+v", found)
-			require.Empty(t, check(CheckOptions{}))
+			require.Empty(t, check(fsck.Options{}))
 			require.Equal(t, want, shown(t, r, id))
 			require.NotEqual(t, dir, top())
 		})
@@ -100,7 +101,7 @@ func TestInheritedDamage(t *testing.T) {
 	t.Run("its own", func(t *testing.T) {
 		require.NoError(t, os.Truncate(filepath.Join(top(), "top"), 0))
 		require.NoError(t, os.Remove(filepath.Join(top(), "was")))
-		found := check(CheckOptions{Origin: nowhere{}})
+		found := check(fsck.Options{Origin: nowhere{}})
 		require.False(t, found[0].Repaired, "%+v", found)
 		require.Contains(t, found[len(found)-1].What, "the archive is not here")
 	})

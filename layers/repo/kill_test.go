@@ -26,6 +26,7 @@ import (
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/fsck"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry"
@@ -426,7 +427,7 @@ func (k *killing) check(t *testing.T) {
 	r, db := k.w.open(t)
 	k.slow = max(k.slow, time.Since(start))
 	agree(t, r)
-	found, err := r.Check(ctx, CheckOptions{})
+	found, err := r.Check(ctx, fsck.Options{})
 	require.NoError(t, err)
 	require.Empty(t, found)
 	require.Empty(t, drivertest.Tree(r.temp()))

@@ -18,6 +18,7 @@ import (
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/driver/drivertest"
 	"github.com/coble-os/coble/layers/driver/packed"
+	"github.com/coble-os/coble/layers/fsck"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/layout"
@@ -252,7 +253,7 @@ func TestInPlaceChecked(t *testing.T) {
 	r, _ := where{dir: t.TempDir(), driver: "overlay"}.open(t)
 	_, err := r.LoadPath(ctx, dir, "", nil)
 	require.NoError(t, err)
-	found, err := r.Check(ctx, CheckOptions{})
+	found, err := r.Check(ctx, fsck.Options{})
 	require.NoError(t, err)
 	require.Empty(t, found)
 
@@ -277,7 +278,7 @@ func TestInPlaceChecked(t *testing.T) {
 	origin, end, err := r.OpenOrigin(ctx, dir)
 	require.NoError(t, err)
 	defer end.Close()
-	for _, o := range []CheckOptions{{}, {Image: "a:1"}, {Origin: origin}} {
+	for _, o := range []fsck.Options{{}, {Image: "a:1"}, {Origin: origin}} {
 		found, err = r.Check(ctx, o)
 		require.NoError(t, err)
 		require.NotEmpty(t, found)
@@ -285,15 +286,15 @@ func TestInPlaceChecked(t *testing.T) {
 		require.Contains(t, found[0].What, files[1])
 		require.False(t, found[0].Repaired)
 	}
-	found, err = r.Check(ctx, CheckOptions{Quick: true})
+	found, err = r.Check(ctx, fsck.Options{Quick: true})
 	require.NoError(t, err)
 	require.Empty(t, found)
 	put(good)
-	found, err = r.Check(ctx, CheckOptions{})
+	found, err = r.Check(ctx, fsck.Options{})
 	require.NoError(t, err)
 	require.Empty(t, found)
 	require.NoError(t, os.Remove(files[0]))
-	found, err = r.Check(ctx, CheckOptions{Quick: true})
+	found, err = r.Check(ctx, fsck.Options{Quick: true})
 	require.NoError(t, err)
 	require.Len(t, found, 1)
 	require.Contains(t, found[0].What, files[0])

@@ -19,6 +19,7 @@ import (
 
 	"github.com/coble-os/coble/layers/blob"
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/fsck"
 	"github.com/coble-os/coble/layers/image"
 	"github.com/coble-os/coble/layers/registry/registrytest"
 	"github.com/coble-os/coble/layers/registry/server"
@@ -105,7 +106,7 @@ func TestManyFiles(t *testing.T) {
 	require.Less(t, kib, 32<<10)
 	r, db := w.open(t)
 	start = time.Now()
-	found, err := r.Check(ctx, CheckOptions{})
+	found, err := r.Check(ctx, fsck.Options{})
 	require.NoError(t, err)
 	require.Empty(t, found)
 	t.Logf("checked in %v", time.Since(start).Round(time.Millisecond))

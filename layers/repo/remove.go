@@ -178,6 +178,13 @@ func (r *Repo) unpin(nodes []string) error {
 	return err
 }
 
+// hold has nodes pinned while it does something.
+func (r *Repo) hold(nodes []string, do func() error) (err error) {
+	r.pin(nodes)
+	defer func() { err = errors.Join(err, r.unpin(nodes)) }()
+	return do()
+}
+
 // collect removes the layers that no image, container, other layer or pin
 // needs, and names them. The store forgets them first, then the disk.
 func (r *Repo) collect() ([]string, error) {

@@ -27,6 +27,7 @@ import (
 	"github.com/coble-os/coble/init/mkimage"
 	"github.com/coble-os/coble/layers/catalog"
 	"github.com/coble-os/coble/layers/driver/drivertest"
+	"github.com/coble-os/coble/layers/fsck"
 	"github.com/coble-os/coble/layers/registry/registrytest"
 	"github.com/coble-os/coble/layers/registry/server"
 	"github.com/coble-os/coble/layers/repo"
@@ -306,7 +307,7 @@ func checkLife(ctx context.Context, disk string, s setting, ids map[string]strin
 		return err
 	}
 	defer r.Close()
-	found, err := r.Check(ctx, repo.CheckOptions{})
+	found, err := r.Check(ctx, fsck.Options{})
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/coble-os/coble/layers/fsck"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/images"
 	"github.com/coble-os/coble/rt/job"
 )
@@ -32,7 +32,7 @@ func (s *Server) fsck(w http.ResponseWriter, r *http.Request) error {
 			flush(w)
 		},
 	}
-	found, err := job.Run[[]repo.Finding](r.Context(), s.e.Jobs, "fsck", in, job.Streams{}, in.Image)
+	found, err := job.Run[[]fsck.Finding](r.Context(), s.e.Jobs, "fsck", in, job.Streams{}, in.Image)
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/coble-os/coble/layers/fsck"
 	"github.com/coble-os/coble/layers/registry"
-	"github.com/coble-os/coble/layers/repo"
 	"github.com/coble-os/coble/rt/fault"
 	"github.com/coble-os/coble/rt/job"
 )
@@ -24,8 +24,8 @@ type FsckIn struct {
 }
 
 // fsck checks the images' store, and repairs it if it is told where from.
-func (im *Store) fsck(j *job.Job, in FsckIn) ([]repo.Finding, error) {
-	o := repo.CheckOptions{Image: in.Image, Quick: in.Quick, Progress: in.Progress}
+func (im *Store) fsck(j *job.Job, in FsckIn) ([]fsck.Finding, error) {
+	o := fsck.Options{Image: in.Image, Quick: in.Quick, Progress: in.Progress}
 	from, err := im.repairFrom(j.Context(), &o, in)
 	if err != nil {
 		return nil, fault.As(fault.Invalid, err)
@@ -48,7 +48,7 @@ func (im *Store) fsck(j *job.Job, in FsckIn) ([]repo.Finding, error) {
 // repairFrom opens what to repair from: an archive, an OCI layout or another store as a folder, on the engine's machine by
 // its path, "registry" for the registries that the images' names lead to, "registry://HOST[:PORT]" for a neighbour that has
 // the images too.
-func (im *Store) repairFrom(ctx context.Context, o *repo.CheckOptions, in FsckIn) (c io.Closer, err error) {
+func (im *Store) repairFrom(ctx context.Context, o *fsck.Options, in FsckIn) (c io.Closer, err error) {
 	from := in.From
 	host, neighbour := strings.CutPrefix(from, "registry://")
 	switch {

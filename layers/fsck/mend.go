@@ -1,4 +1,4 @@
-package repo
+package fsck
 
 import (
 	"archive/tar"
@@ -17,36 +17,35 @@ import (
 	"github.com/coble-os/coble/layers/driver"
 	"github.com/coble-os/coble/layers/graph"
 	"github.com/coble-os/coble/layers/origin"
-	"github.com/coble-os/coble/layers/source"
 	"github.com/coble-os/coble/layers/unpacked"
 )
 
 // mend brings damaged paths of a layer back, or the whole layer if asked for or
 // where the driver can't do less. Nothing is touched before the whole stream of the
 // origin has been found to be the layer's.
-func (r *Repo) mend(ctx context.Context, node string, found []Finding, from origin.Origin, whole bool) error {
+func (c *Checker) mend(ctx context.Context, node string, found []Finding, from origin.Origin, whole bool) error {
 	var l catalog.Layer
-	if err := r.view(func(g graph.Graph) error { return catalog.Load(g, node, &l) }); err != nil {
+	if err := c.view(func(g graph.Graph) error { return catalog.Load(g, node, &l) }); err != nil {
 		return err
 	}
-	images, err := r.imagesOf(node)
+	images, err := c.imagesOf(node)
 	if err != nil {
 		return err
 	}
 	if l.Place != "" {
 		return fmt.Errorf("%w: put a good %s back", unpacked.ErrInPlace, l.Place)
 	}
-	d, ok := r.drv.(driver.Mender)
+	d, ok := c.Layers.Driver.(driver.Mender)
 	for _, f := range found {
 		whole = whole || f.Path == ""
 	}
 	if !whole && !ok && !slices.ContainsFunc(found, func(f Finding) bool { return !f.inherited && !f.extra }) {
-		from = ownOrigin{r, node}
+		from = &ownOrigin{c, node}
 	}
 	if whole || !ok {
-		return r.makeAgain(ctx, node, l, from, images)
+		return c.Repository.MakeAgain(ctx, node, l.DiffID, &originSource{ctx, from, l.DiffID, images})
 	}
-	f, err := blob.Spool(r.temp())
+	f, err := blob.Spool(c.Layers.Temp)
 	if err != nil {
 		return err
 	}
@@ -65,7 +64,7 @@ func (r *Repo) mend(ctx context.Context, node string, found []Finding, from orig
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	return d.Mend(ctx, l.Folder, f, extras, r.disk.Limits)
+	return d.Mend(ctx, l.Folder, f, extras, c.Layers.Limits)
 }
 
 // pick copies the entries of damaged paths from the layer's stream into w, as
@@ -127,47 +126,20 @@ func wanted(want map[string]bool, h *tar.Header) bool {
 	return false
 }
 
-// makeAgain unpacks a layer once more, under another folder.
-func (r *Repo) makeAgain(ctx context.Context, node string, l catalog.Layer, from origin.Origin, images []string) error {
-	var nodes []string
-	err := r.view(func(g graph.Graph) (err error) {
-		nodes, err = catalog.Stack(g, node)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	slices.Reverse(nodes)
-	r.mu.Lock()
-	_, known := r.missing[node]
-	if !known {
-		r.missing[node] = "it is damaged"
-	}
-	r.mu.Unlock()
-	s := originSource{ctx, from, l.DiffID, images}
-	_, err = r.ensureLayer(ctx, s, layerJob{nodes: nodes, from: source.Layer{Size: -1}, diffID: l.DiffID, of: len(nodes), progress: func(Progress) {}})
-	if err != nil && !known { // what is whole of it can be used as before
-		r.mu.Lock()
-		delete(r.missing, node)
-		r.mu.Unlock()
-	}
-	return err
-}
-
 // ownOrigin is a layer that is whole but for what it has from below: that, it
 // gets from the layer below when it is made again.
 type ownOrigin struct {
-	r    *Repo
+	c    *Checker
 	node string
 }
 
 // Layer implements origin.Origin.
-func (o ownOrigin) Layer(context.Context, digest.Digest, []string) (io.ReadCloser, error) {
+func (o *ownOrigin) Layer(context.Context, digest.Digest, []string) (io.ReadCloser, error) {
 	var l catalog.Layer
-	if err := o.r.view(func(g graph.Graph) error { return catalog.Load(g, o.node, &l) }); err != nil {
+	if err := o.c.view(func(g graph.Graph) error { return catalog.Load(g, o.node, &l) }); err != nil {
 		return nil, err
 	}
-	return o.r.disk.Open(l.Folder, l.DiffID, fmt.Sprintf("layer %.19s", chainOf(o.node)), func() error { return nil })
+	return o.c.Layers.Open(l.Folder, l.DiffID, fmt.Sprintf("layer %.19s", chainOf(o.node)), func() error { return nil })
 }
 
 // originSource is one layer of an origin as a source.
@@ -178,10 +150,10 @@ type originSource struct {
 	images []string
 }
 
-func (s originSource) Open(string) (io.ReadCloser, int64, error) {
+func (s *originSource) Open(string) (io.ReadCloser, int64, error) {
 	rc, err := s.from.Layer(s.ctx, s.diffID, s.images)
 	return rc, 0, err
 }
 
-func (originSource) Has(string) bool { return true }
-func (originSource) Close() error    { return nil }
+func (*originSource) Has(string) bool { return true }
+func (*originSource) Close() error    { return nil }
