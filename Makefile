@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always 2>/dev/null || echo dev)
 SMALL := net/... crypto/... encoding/... vendor/... regexp/... fmt log/... math/big mime/... go.etcd.io/... github.com/...
 HASHES := aes/... bigmod edwards25519/... nistec/... sha256 sha512 subtle
 FAST := crypto/sha256 crypto/subtle $(HASHES:%=crypto/internal/fips140/%) github.com/coble-os/... github.com/klauspost/...
-SLOW := configs rt/client rt/api rt/engine rt/job rt/containers rt/images rt/networkdriver rt/execdriver rt/stdio rt/names rt/networks \
+SLOW := configs rt/client/... rt/api rt/engine rt/job rt/containers rt/images rt/networkdriver rt/execdriver rt/stdio rt/names rt/networks \
 	rt/request rt/daemon rt/ocispec rt/oci netcfg/... layers/repo layers/catalog layers/blobinfo layers/distribution layers/retention layers/export layers/source layers/layout layers/registry/... layers/graph layers/unpacked layers/origin layers/fsck \
 	layers/image layers/driver/... sandbox/plan sandbox/compiler sandbox/spec sandbox/mountopt
 UNSEEN := $(SLOW:%=github.com/coble-os/coble/%)

@@ -81,7 +81,8 @@ func TestArrows(t *testing.T) {
 		{"./rt/execdriver", []string{"layers/repo", "layers/catalog", "layers/distribution", "netcfg", "rt/images", "rt/networkdriver", "rt/names", "rt/engine", "rt/api", "cmd"}, "the drivers meet in rt/engine"},
 		{"./rt/engine", []string{"rt/api", "rt/client", "rt/daemon", "init/keeper", "cmd"}, "nothing calls back up; the engine talks to the keeper through init/notify"},
 		{"./rt/api", []string{"rt/client", "rt/daemon", "cmd"}, "HTTP to jobs and back"},
-		{"./rt/client", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers/archive", "layers/blob", "layers/catalog", "layers/distribution", "layers/driver", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/repo", "layers/unpacked", "layers/origin", "layers/fsck", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
+		{"./rt/client/...", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers/archive", "layers/blob", "layers/catalog", "layers/distribution", "layers/driver", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/repo", "layers/unpacked", "layers/origin", "layers/fsck", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
+		{"./rt/client/conn", []string{"layers", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "a connection knows neither the verbs nor what they are about"},
 	} {
 		for pkg, all := range deps(t, c.from) {
 			for _, d := range all {

@@ -55,7 +55,7 @@ func saveVerb(f *pflag.FlagSet) runner {
 		if err := need(args, 1, -1, "images"); err != nil {
 			return err
 		}
-		resp, err := a.do(ctx, "GET", "/images/get", url.Values{"names": args, "platform": {*platform}}, nil)
+		resp, err := a.Do(ctx, "GET", "/images/get", url.Values{"names": args, "platform": {*platform}}, nil)
 		if err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ func exportVerb(f *pflag.FlagSet) runner {
 		if err := need(args, 1, 1, "a container"); err != nil {
 			return err
 		}
-		resp, err := a.do(ctx, "GET", path(args[0], "export"), nil, nil)
+		resp, err := a.Do(ctx, "GET", path(args[0], "export"), nil, nil)
 		if err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func importVerb(f *pflag.FlagSet) runner {
 		if len(args) == 2 {
 			q.Set("repo", args[1])
 		}
-		resp, err := a.do(ctx, "POST", "/images/create", q, from, "Content-Type", "application/x-tar")
+		resp, err := a.Do(ctx, "POST", "/images/create", q, from, "Content-Type", "application/x-tar")
 		if err != nil {
 			return err
 		}
@@ -130,7 +130,7 @@ func commitVerb(f *pflag.FlagSet) runner {
 			q.Set("repo", args[1])
 		}
 		var out struct{ ID string }
-		if err := a.call(ctx, "POST", "/commit", q, nil, &out); err != nil {
+		if err := a.Call(ctx, "POST", "/commit", q, nil, &out); err != nil {
 			return err
 		}
 		fmt.Fprintln(a.out, out.ID)
@@ -147,7 +147,7 @@ func diffVerb(*pflag.FlagSet) runner {
 			Path string
 			Kind int
 		}
-		if err := a.call(ctx, "GET", path(args[0], "changes"), nil, nil, &out); err != nil {
+		if err := a.Call(ctx, "GET", path(args[0], "changes"), nil, nil, &out); err != nil {
 			return err
 		}
 		for _, c := range out {

@@ -3,7 +3,6 @@ package client
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,11 +17,13 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+
+	"github.com/coble-os/coble/rt/client/conn"
 )
 
 // startStatus gives the exit codes that docker and shells give for commands that cannot be started.
 func startStatus(err error) error {
-	var e *apiError
+	var e *conn.Error
 	if !errors.As(err, &e) {
 		return &ExitError{125, err}
 	}
@@ -41,7 +42,7 @@ func (a *app) startAttached(ctx context.Context, id string, tty, stdin, autoRemo
 	if stdin {
 		q.Set("stdin", "1")
 	}
-	nc, br, err := a.hijack(ctx, path(id, "attach"), q, nil)
+	nc, br, err := a.Hijack(ctx, path(id, "attach"), q, nil)
 	if err != nil {
 		return err
 	}
@@ -53,9 +54,9 @@ func (a *app) startAttached(ctx context.Context, id string, tty, stdin, autoRemo
 	done := a.waitFor(ctx, id, condition)
 	restore := a.rawTerminal(tty)
 	defer restore()
-	if err := a.call(ctx, "POST", path(id, "start"), nil, nil, nil); err != nil {
+	if err := a.Call(ctx, "POST", path(id, "start"), nil, nil, nil); err != nil {
 		if autoRemove {
-			a.call(ctx, "DELETE", "/containers/"+id, nil, nil, nil)
+			a.Call(ctx, "DELETE", "/containers/"+id, nil, nil, nil)
 		}
 		return startStatus(err)
 	}
@@ -81,7 +82,7 @@ type waitResult struct {
 // waitFor begins to wait at once and answers later.
 func (a *app) waitFor(ctx context.Context, id, condition string) chan waitResult {
 	done := make(chan waitResult, 1)
-	resp, err := a.do(ctx, "POST", path(id, "wait"), url.Values{"condition": {condition}}, nil)
+	resp, err := a.Do(ctx, "POST", path(id, "wait"), url.Values{"condition": {condition}}, nil)
 	if err != nil {
 		done <- waitResult{err: err}
 		return done
@@ -109,27 +110,7 @@ func (a *app) copyStreams(nc net.Conn, br *bufio.Reader, tty, stdin bool) {
 		io.Copy(a.out, br)
 		return
 	}
-	demux(br, a.out, a.err)
-}
-
-// demux takes the frames of the attach protocol apart.
-func demux(r io.Reader, out, errs io.Writer) error {
-	var head [8]byte
-	for {
-		if _, err := io.ReadFull(r, head[:]); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		w := out
-		if head[0] == 2 {
-			w = errs
-		}
-		if _, err := io.CopyN(w, r, int64(binary.BigEndian.Uint32(head[4:]))); err != nil {
-			return err
-		}
-	}
+	conn.Demux(br, a.out, a.err)
 }
 
 // rawTerminal hands the keys to the container unchanged; the returned function gives the terminal back.
@@ -155,7 +136,7 @@ func (a *app) resizeNow(ctx context.Context, id string, tty bool) {
 func (a *app) resizeTo(ctx context.Context, at string) {
 	cols, rows, err := term.GetSize(int(os.Stdout.Fd()))
 	if err == nil {
-		a.call(ctx, "POST", at, url.Values{"h": {strconv.Itoa(rows)}, "w": {strconv.Itoa(cols)}}, nil, nil)
+		a.Call(ctx, "POST", at, url.Values{"h": {strconv.Itoa(rows)}, "w": {strconv.Itoa(cols)}}, nil, nil)
 	}
 }
 
@@ -169,7 +150,7 @@ func (a *app) forwardSignals(ctx context.Context, id string, tty bool) func() {
 				a.resizeNow(ctx, id, tty)
 				continue
 			}
-			a.call(ctx, "POST", path(id, "kill"), url.Values{"signal": {fmt.Sprint(int(s.(unix.Signal)))}}, nil, nil)
+			a.Call(ctx, "POST", path(id, "kill"), url.Values{"signal": {fmt.Sprint(int(s.(unix.Signal)))}}, nil, nil)
 		}
 	}()
 	return func() { signal.Stop(c); close(c) }
@@ -192,7 +173,7 @@ func attachVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		var c containerFacts
-		if err := a.call(ctx, "GET", path(args[0], "json"), nil, nil, &c); err != nil {
+		if err := a.Call(ctx, "GET", path(args[0], "json"), nil, nil, &c); err != nil {
 			return err
 		}
 		if !c.State.Running {
@@ -203,7 +184,7 @@ func attachVerb(f *pflag.FlagSet) runner {
 		if stdin {
 			q.Set("stdin", "1")
 		}
-		nc, br, err := a.hijack(ctx, path(c.ID, "attach"), q, nil)
+		nc, br, err := a.Hijack(ctx, path(c.ID, "attach"), q, nil)
 		if err != nil {
 			return err
 		}
@@ -228,13 +209,13 @@ func startVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		if !*attach && !*interactive {
-			return a.eachOf(args, func(n string) error { return a.call(ctx, "POST", path(n, "start"), nil, nil, nil) })
+			return a.eachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, "start"), nil, nil, nil) })
 		}
 		if err := need(args, 1, 1, "one container with -a or -i"); err != nil {
 			return err
 		}
 		var c containerFacts
-		if err := a.call(ctx, "GET", path(args[0], "json"), nil, nil, &c); err != nil {
+		if err := a.Call(ctx, "GET", path(args[0], "json"), nil, nil, &c); err != nil {
 			return err
 		}
 		return a.startAttached(ctx, c.ID, c.Config.Tty, *interactive && c.Config.OpenStdin, c.HostConfig.AutoRemove)
@@ -256,7 +237,7 @@ func logsVerb(f *pflag.FlagSet) runner {
 		if *stamps {
 			q.Set("timestamps", "1")
 		}
-		resp, err := a.do(ctx, "GET", path(args[0], "logs"), q, nil)
+		resp, err := a.Do(ctx, "GET", path(args[0], "logs"), q, nil)
 		if err != nil {
 			return err
 		}
@@ -265,6 +246,6 @@ func logsVerb(f *pflag.FlagSet) runner {
 			_, err = io.Copy(a.out, resp.Body)
 			return err
 		}
-		return demux(resp.Body, a.out, a.err)
+		return conn.Demux(resp.Body, a.out, a.err)
 	}
 }

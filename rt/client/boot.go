@@ -24,7 +24,7 @@ func bootVerb(f *pflag.FlagSet) runner {
 	svg := f.String("svg", "", "write a picture to this file instead")
 	return func(ctx context.Context, a *app, args []string) error {
 		var marks []mark
-		if err := a.call(ctx, "GET", "/coble/boot", nil, nil, &marks); err != nil {
+		if err := a.Call(ctx, "GET", "/coble/boot", nil, nil, &marks); err != nil {
 			return err
 		}
 		sort.SliceStable(marks, func(i, j int) bool { return int(marks[i].Start*1000) < int(marks[j].Start*1000) })

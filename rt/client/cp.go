@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/rt/client/conn"
 )
 
 func cpVerb(f *pflag.FlagSet) runner {
@@ -92,8 +94,8 @@ func readStat(resp *http.Response) (st containerStat, err error) {
 
 // statIn asks for a path of a container; ok is false if there is none.
 func (a *app) statIn(ctx context.Context, container, p string) (st containerStat, ok bool, err error) {
-	resp, err := a.do(ctx, "HEAD", path(container, "archive"), url.Values{"path": {p}}, nil)
-	var api *apiError
+	resp, err := a.Do(ctx, "HEAD", path(container, "archive"), url.Values{"path": {p}}, nil)
+	var api *conn.Error
 	if errors.As(err, &api) && api.Status == http.StatusNotFound {
 		return st, false, nil
 	}
@@ -113,7 +115,7 @@ func (a *app) copyFrom(ctx context.Context, container, src, dst string, o copyOp
 			src = st.LinkTarget
 		}
 	}
-	resp, err := a.do(ctx, "GET", path(container, "archive"), url.Values{"path": {src}}, nil)
+	resp, err := a.Do(ctx, "GET", path(container, "archive"), url.Values{"path": {src}}, nil)
 	if err != nil {
 		return err
 	}
@@ -185,7 +187,7 @@ func (a *app) copyTo(ctx context.Context, src, container, dst string, o copyOpti
 }
 
 func (a *app) put(ctx context.Context, container string, q url.Values, body io.Reader) error {
-	resp, err := a.do(ctx, "PUT", path(container, "archive"), q, body, "Content-Type", "application/x-tar")
+	resp, err := a.Do(ctx, "PUT", path(container, "archive"), q, body, "Content-Type", "application/x-tar")
 	if err != nil {
 		return err
 	}

@@ -271,7 +271,7 @@ func (a *app) repairAuth(ctx context.Context, from string) ([]string, error) {
 		servers[serverKey(host)] = true
 	} else if from == "registry" {
 		var list []struct{ RepoTags []string }
-		if err := a.call(ctx, "GET", "/images/json", nil, nil, &list); err != nil {
+		if err := a.Call(ctx, "GET", "/images/json", nil, nil, &list); err != nil {
 			return nil, err
 		}
 		for _, img := range list {

@@ -27,19 +27,19 @@ func execVerb(f *pflag.FlagSet) runner {
 		var created struct {
 			ID string `json:"Id"`
 		}
-		if err := a.call(ctx, "POST", path(args[0], "exec"), nil, req, &created); err != nil {
+		if err := a.Call(ctx, "POST", path(args[0], "exec"), nil, req, &created); err != nil {
 			return err
 		}
 		at := "/exec/" + url.PathEscape(created.ID)
 		start := container.ExecStartRequest{Detach: *detach, Tty: req.Tty}
 		if *detach {
-			return a.call(ctx, "POST", at+"/start", nil, start, nil)
+			return a.Call(ctx, "POST", at+"/start", nil, start, nil)
 		}
 		if err := a.execAttached(ctx, at, start, req); err != nil {
 			return err
 		}
 		var end container.ExecInspectResponse
-		if err := a.call(ctx, "GET", at+"/json", nil, nil, &end); err != nil {
+		if err := a.Call(ctx, "GET", at+"/json", nil, nil, &end); err != nil {
 			return err
 		}
 		if end.ExitCode != nil && *end.ExitCode != 0 {
@@ -55,7 +55,7 @@ func (a *app) execAttached(ctx context.Context, at string, start container.ExecS
 	if err != nil {
 		return err
 	}
-	nc, br, err := a.hijack(ctx, at+"/start", nil, bytes.NewReader(body))
+	nc, br, err := a.Hijack(ctx, at+"/start", nil, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

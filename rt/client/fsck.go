@@ -87,7 +87,7 @@ func fsckVerb(f *pflag.FlagSet) runner {
 
 // fsck prints what one check finds, and returns how much of it remains.
 func (a *app) fsck(ctx context.Context, q url.Values, header []string) (left int, err error) {
-	resp, err := a.do(ctx, "POST", "/coble/fsck", q, nil, header...)
+	resp, err := a.Do(ctx, "POST", "/coble/fsck", q, nil, header...)
 	if err != nil {
 		return 0, err
 	}

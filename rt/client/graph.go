@@ -62,7 +62,7 @@ func graphVerb(f *pflag.FlagSet) runner {
 			q.Set("name", args[0])
 		}
 		g := &usage{}
-		if err := a.call(ctx, "GET", "/coble/graph", q, nil, g); err != nil {
+		if err := a.Call(ctx, "GET", "/coble/graph", q, nil, g); err != nil {
 			return err
 		}
 		g.index()

@@ -31,7 +31,7 @@ func loadVerb(f *pflag.FlagSet) runner {
 		} else if term.IsTerminal(int(os.Stdin.Fd())) {
 			return errors.New("requested load from stdin, but stdin is a terminal: give a file with -i")
 		}
-		resp, err := a.do(ctx, "POST", "/images/load", url.Values{"quiet": {strconv.FormatBool(*quiet)}, "platform": {*platform}}, from, "Content-Type", "application/x-tar")
+		resp, err := a.Do(ctx, "POST", "/images/load", url.Values{"quiet": {strconv.FormatBool(*quiet)}, "platform": {*platform}}, from, "Content-Type", "application/x-tar")
 		if err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func rmiVerb(f *pflag.FlagSet) runner {
 		}
 		for _, n := range args {
 			var out []struct{ Untagged, Deleted string }
-			if err := a.call(ctx, "DELETE", "/images/"+n, url.Values{"force": {strconv.FormatBool(*force)}}, nil, &out); err != nil {
+			if err := a.Call(ctx, "DELETE", "/images/"+n, url.Values{"force": {strconv.FormatBool(*force)}}, nil, &out); err != nil {
 				return err
 			}
 			for _, r := range out {
@@ -101,7 +101,7 @@ func planVerb(f *pflag.FlagSet) runner {
 		if *asJSON {
 			q.Set("format", "json")
 		}
-		resp, err := a.do(ctx, "GET", "/coble/plan/"+url.PathEscape(args[0]), q, nil)
+		resp, err := a.Do(ctx, "GET", "/coble/plan/"+url.PathEscape(args[0]), q, nil)
 		if err != nil {
 			return err
 		}

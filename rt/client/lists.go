@@ -44,7 +44,7 @@ func psVerb(f *pflag.FlagSet) runner {
 		if *all {
 			q.Set("all", "1")
 		}
-		if err := a.call(ctx, "GET", "/containers/json", q, nil, &list); err != nil {
+		if err := a.Call(ctx, "GET", "/containers/json", q, nil, &list); err != nil {
 			return err
 		}
 		rows := [][]string{{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}}
@@ -101,7 +101,7 @@ func imagesVerb(f *pflag.FlagSet) runner {
 			RepoTags      []string
 			Created, Size int64
 		}
-		if err := a.call(ctx, "GET", "/images/json", q, nil, &list); err != nil {
+		if err := a.Call(ctx, "GET", "/images/json", q, nil, &list); err != nil {
 			return err
 		}
 		rows := [][]string{{"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"}}
@@ -133,7 +133,7 @@ func imagesVerb(f *pflag.FlagSet) runner {
 func jobsVerb(*pflag.FlagSet) runner {
 	return func(ctx context.Context, a *app, args []string) error {
 		if len(args) == 2 && args[0] == "kill" {
-			return a.call(ctx, "DELETE", "/coble/jobs/"+url.PathEscape(args[1]), nil, nil, nil)
+			return a.Call(ctx, "DELETE", "/coble/jobs/"+url.PathEscape(args[1]), nil, nil, nil)
 		}
 		if err := need(args, 0, 0, "nothing, or `kill ID`"); err != nil {
 			return err
@@ -147,7 +147,7 @@ func jobsVerb(*pflag.FlagSet) runner {
 			Error, Note    string
 			Written        int64
 		}
-		if err := a.call(ctx, "GET", "/coble/jobs", nil, nil, &list); err != nil {
+		if err := a.Call(ctx, "GET", "/coble/jobs", nil, nil, &list); err != nil {
 			return err
 		}
 		rows := [][]string{{"JOB", "NAME", "STARTED", "TIME", "WRITTEN", "STATUS", "ARGUMENTS"}}
@@ -173,7 +173,7 @@ func versionVerb(*pflag.FlagSet) runner {
 	return func(ctx context.Context, a *app, args []string) error {
 		fmt.Fprintf(a.out, "Client: coble %s\n", Version)
 		var v struct{ Version, ApiVersion, KernelVersion, Os, Arch, GoVersion string }
-		if err := a.call(ctx, "GET", "/version", nil, nil, &v); err != nil {
+		if err := a.Call(ctx, "GET", "/version", nil, nil, &v); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.out, "Engine: coble %s\n API version: %s\n Go version:  %s\n OS/Arch:     %s/%s\n Kernel:      %s\n", v.Version, v.ApiVersion, v.GoVersion, v.Os, v.Arch, v.KernelVersion)
@@ -190,7 +190,7 @@ func infoVerb(*pflag.FlagSet) runner {
 			MemTotal                                                                                                    int64
 			Warnings                                                                                                    []string
 		}
-		if err := a.call(ctx, "GET", "/info", nil, nil, &i); err != nil {
+		if err := a.Call(ctx, "GET", "/info", nil, nil, &i); err != nil {
 			return err
 		}
 		rows := [][]string{
@@ -237,7 +237,7 @@ func statusVerb(*pflag.FlagSet) runner {
 				Written                            int64
 			}
 		}
-		if err := a.call(ctx, "GET", "/coble/status", nil, nil, &s); err != nil {
+		if err := a.Call(ctx, "GET", "/coble/status", nil, nil, &s); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.out, "%s, coble %s, up %s\n", s.Hostname, s.Version, units.HumanDuration(time.Duration(s.Uptime*1e6)))

@@ -21,7 +21,7 @@ func netVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		var raw json.RawMessage
-		if err := a.call(ctx, "GET", "/coble/net", nil, nil, &raw); err != nil {
+		if err := a.Call(ctx, "GET", "/coble/net", nil, nil, &raw); err != nil {
 			return err
 		}
 		v := &netview.View{}

@@ -14,6 +14,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/rt/client/conn"
 )
 
 func networksVerb(f *pflag.FlagSet) runner {
@@ -29,7 +31,7 @@ func networksVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		var list []network.Network
-		if err := a.call(ctx, "GET", "/networks", q, nil, &list); err != nil {
+		if err := a.Call(ctx, "GET", "/networks", q, nil, &list); err != nil {
 			return err
 		}
 		rows := [][]string{{"NETWORK ID", "NAME", "DRIVER", "SCOPE"}}
@@ -75,7 +77,7 @@ func networkCreateVerb(f *pflag.FlagSet) runner {
 		keyValues(*options, n.Options)
 		keyValues(*labels, n.Labels)
 		var out network.CreateResponse
-		if err := a.call(ctx, "POST", "/networks/create", nil, n, &out); err != nil {
+		if err := a.Call(ctx, "POST", "/networks/create", nil, n, &out); err != nil {
 			return err
 		}
 		fmt.Fprintln(a.out, out.ID)
@@ -138,8 +140,8 @@ func networkRmVerb(f *pflag.FlagSet) runner {
 		}
 		var errs []error
 		for _, name := range args {
-			err := a.call(ctx, "DELETE", "/networks/"+url.PathEscape(name), nil, nil, nil)
-			var api *apiError
+			err := a.Call(ctx, "DELETE", "/networks/"+url.PathEscape(name), nil, nil, nil)
+			var api *conn.Error
 			if errors.As(err, &api) && api.Status == 404 && *force {
 				err = nil
 			}
@@ -160,7 +162,7 @@ func networkInspectVerb(*pflag.FlagSet) runner {
 		list := []network.Inspect{}
 		for _, name := range args {
 			var n network.Inspect
-			if err := a.call(ctx, "GET", "/networks/"+url.PathEscape(name), nil, nil, &n); err != nil {
+			if err := a.Call(ctx, "GET", "/networks/"+url.PathEscape(name), nil, nil, &n); err != nil {
 				return err
 			}
 			list = append(list, n)
@@ -181,7 +183,7 @@ func networkConnectVerb(f *pflag.FlagSet) runner {
 		if err != nil {
 			return err
 		}
-		return a.call(ctx, "POST", "/networks/"+url.PathEscape(args[0])+"/connect", nil, network.ConnectRequest{Container: args[1], EndpointConfig: settings}, nil)
+		return a.Call(ctx, "POST", "/networks/"+url.PathEscape(args[0])+"/connect", nil, network.ConnectRequest{Container: args[1], EndpointConfig: settings}, nil)
 	}
 }
 
@@ -191,7 +193,7 @@ func networkDisconnectVerb(f *pflag.FlagSet) runner {
 		if err := need(args, 2, 2, "a network and a container"); err != nil {
 			return err
 		}
-		return a.call(ctx, "POST", "/networks/"+url.PathEscape(args[0])+"/disconnect", nil, map[string]string{"Container": args[1]}, nil)
+		return a.Call(ctx, "POST", "/networks/"+url.PathEscape(args[0])+"/disconnect", nil, map[string]string{"Container": args[1]}, nil)
 	}
 }
 
@@ -207,7 +209,7 @@ func networkPruneVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		var out network.PruneReport
-		if err := a.call(ctx, "POST", "/networks/prune", q, nil, &out); err != nil {
+		if err := a.Call(ctx, "POST", "/networks/prune", q, nil, &out); err != nil {
 			return err
 		}
 		for _, n := range out.NetworksDeleted {

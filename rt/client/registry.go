@@ -19,6 +19,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/coble-os/coble/layers/reference"
+	"github.com/coble-os/coble/rt/client/conn"
 )
 
 func pullVerb(f *pflag.FlagSet) runner {
@@ -61,7 +62,7 @@ func (a *app) pull(ctx context.Context, name, platform string, out io.Writer) er
 	if platform != "" {
 		q.Set("platform", platform)
 	}
-	resp, err := a.do(ctx, "POST", "/images/create", q, nil, header...)
+	resp, err := a.Do(ctx, "POST", "/images/create", q, nil, header...)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func pushVerb(f *pflag.FlagSet) runner {
 		if err != nil {
 			return err
 		}
-		resp, err := a.do(ctx, "POST", "/images/"+name.Name()+"/push", q, nil, header...)
+		resp, err := a.Do(ctx, "POST", "/images/"+name.Name()+"/push", q, nil, header...)
 		if err != nil {
 			return err
 		}
@@ -163,7 +164,7 @@ func loginVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		var out struct{ Status, IdentityToken string }
-		if err := a.call(ctx, "POST", "/auth", nil, cr, &out); err != nil {
+		if err := a.Call(ctx, "POST", "/auth", nil, cr, &out); err != nil {
 			return err
 		}
 		conf, err := loadDockerConfig()
@@ -273,7 +274,7 @@ func (a *app) search(ctx context.Context, q url.Values, long bool) error {
 			return err
 		}
 	}
-	resp, err := a.do(ctx, "GET", "/images/search", q, nil, header...)
+	resp, err := a.Do(ctx, "GET", "/images/search", q, nil, header...)
 	if err != nil {
 		return err
 	}
@@ -304,7 +305,7 @@ func (a *app) search(ctx context.Context, q url.Values, long bool) error {
 
 // isNoImage tells whether a create failed for want of the image alone, or of one for the platform.
 func isNoImage(err error) bool {
-	var api *apiError
+	var api *conn.Error
 	return errors.As(err, &api) && api.Status == http.StatusNotFound &&
 		(strings.Contains(api.Message, "No such image") || strings.Contains(api.Message, "does not match the specified platform"))
 }
@@ -338,7 +339,7 @@ func registryVerb(f *pflag.FlagSet) runner {
 		if err != nil {
 			return err
 		}
-		resp, err := a.do(ctx, "POST", "/coble/registry/serve", nil, bytes.NewReader(body), "Content-Type", "application/json")
+		resp, err := a.Do(ctx, "POST", "/coble/registry/serve", nil, bytes.NewReader(body), "Content-Type", "application/json")
 		if err != nil {
 			return err
 		}

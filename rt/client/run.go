@@ -271,7 +271,7 @@ func (a *app) createPulling(ctx context.Context, c *createFlags, req createReque
 	if c.platform != "" {
 		q.Set("platform", c.platform)
 	}
-	create := func() error { return a.call(ctx, "POST", "/containers/create", q, req, &out) }
+	create := func() error { return a.Call(ctx, "POST", "/containers/create", q, req, &out) }
 	switch c.pull {
 	case "never":
 		return out, create()
@@ -337,7 +337,7 @@ func runVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		if *detach {
-			if err := a.call(ctx, "POST", path(id, "start"), nil, nil, nil); err != nil {
+			if err := a.Call(ctx, "POST", path(id, "start"), nil, nil, nil); err != nil {
 				return startStatus(err)
 			}
 			fmt.Fprintln(a.out, id)

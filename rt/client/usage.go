@@ -44,7 +44,7 @@ func historyVerb(f *pflag.FlagSet) runner {
 			CreatedBy, Comment string
 			Created, Size      int64
 		}
-		if err := a.call(ctx, "GET", "/images/"+args[0]+"/history", nil, nil, &list); err != nil {
+		if err := a.Call(ctx, "GET", "/images/"+args[0]+"/history", nil, nil, &list); err != nil {
 			return err
 		}
 		rows := [][]string{{"IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"}}
@@ -90,7 +90,7 @@ func imagePruneVerb(f *pflag.FlagSet) runner {
 			ImagesDeleted  []struct{ Untagged, Deleted string }
 			SpaceReclaimed int64
 		}
-		if err := a.call(ctx, "POST", "/images/prune", q, nil, &out); err != nil {
+		if err := a.Call(ctx, "POST", "/images/prune", q, nil, &out); err != nil {
 			return err
 		}
 		for _, d := range out.ImagesDeleted {
@@ -124,7 +124,7 @@ func dfVerb(f *pflag.FlagSet) runner {
 			Images     []dfImage
 			Containers []dfContainer
 		}
-		if err := a.call(ctx, "GET", "/system/df", nil, nil, &df); err != nil {
+		if err := a.Call(ctx, "GET", "/system/df", nil, nil, &df); err != nil {
 			return err
 		}
 		if *verbose {

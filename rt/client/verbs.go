@@ -84,7 +84,7 @@ func plainVerb(what string) func(*pflag.FlagSet) runner {
 			if err := need(args, 1, -1, "containers"); err != nil {
 				return err
 			}
-			return a.eachOf(args, func(n string) error { return a.call(ctx, "POST", path(n, what), nil, nil, nil) })
+			return a.eachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, what), nil, nil, nil) })
 		}
 	}
 }
@@ -104,7 +104,7 @@ func stopVerb(what string) func(*pflag.FlagSet) runner {
 			if *signal != "" {
 				q.Set("signal", *signal)
 			}
-			return a.eachOf(args, func(n string) error { return a.call(ctx, "POST", path(n, what), q, nil, nil) })
+			return a.eachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, what), q, nil, nil) })
 		}
 	}
 }
@@ -116,7 +116,7 @@ func killVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		return a.eachOf(args, func(n string) error {
-			return a.call(ctx, "POST", path(n, "kill"), url.Values{"signal": {*signal}}, nil, nil)
+			return a.Call(ctx, "POST", path(n, "kill"), url.Values{"signal": {*signal}}, nil, nil)
 		})
 	}
 }
@@ -129,7 +129,7 @@ func rmVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		q := url.Values{"force": {strconv.FormatBool(*force)}, "v": {strconv.FormatBool(*volumes)}}
-		return a.eachOf(args, func(n string) error { return a.call(ctx, "DELETE", "/containers/"+url.PathEscape(n), q, nil, nil) })
+		return a.eachOf(args, func(n string) error { return a.Call(ctx, "DELETE", "/containers/"+url.PathEscape(n), q, nil, nil) })
 	}
 }
 
@@ -138,7 +138,7 @@ func renameVerb(*pflag.FlagSet) runner {
 		if err := need(args, 2, 2, "a container and a name"); err != nil {
 			return err
 		}
-		return a.call(ctx, "POST", path(args[0], "rename"), url.Values{"name": {args[1]}}, nil, nil)
+		return a.Call(ctx, "POST", path(args[0], "rename"), url.Values{"name": {args[1]}}, nil, nil)
 	}
 }
 
@@ -149,7 +149,7 @@ func waitVerb(*pflag.FlagSet) runner {
 		}
 		for _, n := range args {
 			var out struct{ StatusCode int }
-			if err := a.call(ctx, "POST", path(n, "wait"), nil, nil, &out); err != nil {
+			if err := a.Call(ctx, "POST", path(n, "wait"), nil, nil, &out); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.out, out.StatusCode)
@@ -167,9 +167,9 @@ func inspectVerb(*pflag.FlagSet) runner {
 		all := []json.RawMessage{}
 		for _, n := range args {
 			var v json.RawMessage
-			err := a.call(ctx, "GET", path(n, "json"), nil, nil, &v)
+			err := a.Call(ctx, "GET", path(n, "json"), nil, nil, &v)
 			if err != nil {
-				if ierr := a.call(ctx, "GET", "/images/"+n+"/json", nil, nil, &v); ierr != nil {
+				if ierr := a.Call(ctx, "GET", "/images/"+n+"/json", nil, nil, &v); ierr != nil {
 					return fmt.Errorf("no such object: %s", n)
 				}
 			}
@@ -186,14 +186,14 @@ func tagVerb(*pflag.FlagSet) runner {
 		if err := need(args, 2, 2, "an image and a name"); err != nil {
 			return err
 		}
-		return a.call(ctx, "POST", "/images/"+args[0]+"/tag", url.Values{"repo": {args[1]}}, nil, nil)
+		return a.Call(ctx, "POST", "/images/"+args[0]+"/tag", url.Values{"repo": {args[1]}}, nil, nil)
 	}
 }
 
 func shutdownVerb(how string) func(*pflag.FlagSet) runner {
 	return func(*pflag.FlagSet) runner {
 		return func(ctx context.Context, a *app, args []string) error {
-			return a.call(ctx, "POST", "/coble/shutdown", url.Values{"how": {how}}, nil, nil)
+			return a.Call(ctx, "POST", "/coble/shutdown", url.Values{"how": {how}}, nil, nil)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func topVerb(f *pflag.FlagSet) runner {
 		}
 		var out container.TopResponse
 		q := url.Values{"ps_args": {strings.Join(args[1:], " ")}}
-		if err := a.call(ctx, "GET", path(args[0], "top"), q, nil, &out); err != nil {
+		if err := a.Call(ctx, "GET", path(args[0], "top"), q, nil, &out); err != nil {
 			return err
 		}
 		a.table(append([][]string{out.Titles}, out.Processes...))
@@ -54,7 +54,7 @@ func updateVerb(f *pflag.FlagSet) runner {
 		policy, count, _ := strings.Cut(*restart, ":")
 		req.RestartPolicy.Name = container.RestartPolicyMode(policy)
 		fmt.Sscanf(count, "%d", &req.RestartPolicy.MaximumRetryCount)
-		return a.eachOf(args, func(n string) error { return a.call(ctx, "POST", path(n, "update"), nil, req, nil) })
+		return a.eachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, "update"), nil, req, nil) })
 	}
 }
 
@@ -66,7 +66,7 @@ func statsVerb(f *pflag.FlagSet) runner {
 			names := args
 			if len(names) == 0 {
 				var list []struct{ ID string }
-				if err := a.call(ctx, "GET", "/containers/json", nil, nil, &list); err != nil {
+				if err := a.Call(ctx, "GET", "/containers/json", nil, nil, &list); err != nil {
 					return err
 				}
 				for _, c := range list {
@@ -100,7 +100,7 @@ func (a *app) samples(ctx context.Context, names []string) ([][]string, error) {
 	for i, n := range names {
 		wg.Go(func() {
 			var s container.StatsResponse
-			if errs[i] = a.call(ctx, "GET", path(n, "stats"), url.Values{"stream": {"false"}}, nil, &s); errs[i] == nil {
+			if errs[i] = a.Call(ctx, "GET", path(n, "stats"), url.Values{"stream": {"false"}}, nil, &s); errs[i] == nil {
 				rows[i+1] = sampleRow(s)
 			}
 		})
@@ -155,7 +155,7 @@ func eventsVerb(f *pflag.FlagSet) runner {
 				q.Set(k, v)
 			}
 		}
-		resp, err := a.do(ctx, "GET", "/events", q, nil)
+		resp, err := a.Do(ctx, "GET", "/events", q, nil)
 		if err != nil {
 			return err
 		}
