@@ -44,6 +44,6 @@ func registries() []mutant {
 		server("left-over blobs are swept", "store.go", "if !named[e.Name()] {", "if false {", "TestContentOutlivesTheServer"),
 		{"registry server: passwords need TLS", "rt/images/registryserve.go", `case in.Htpasswd != "" && in.TLSCert == "":`, "case false:", "./rt/images", "TestMayListen"},
 		{"registry server: not anybody may push", "rt/images/registryserve.go", `case in.Htpasswd == "" && !in.ReadOnly && !in.AnyoneMayPush:`, "case false:", "./rt/images", "TestMayListen"},
-		{"login: credentials are their owner's", "rt/client/dockerconfig.go", `f, err := os.CreateTemp(filepath.Dir(c.path), ".config-*")`, `f, err := os.OpenFile(c.path+".new", os.O_CREATE|os.O_RDWR, 0o644)`, "./rt/client", "TestDockerConfig"},
+		{"login: credentials are their owner's", "rt/client/dockerconfig/dockerconfig.go", `f, err := os.CreateTemp(filepath.Dir(c.Path), ".config-*")`, `f, err := os.OpenFile(c.Path+".new", os.O_CREATE|os.O_RDWR, 0o644)`, "./rt/client/dockerconfig", "TestDockerConfig"},
 	}
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/coble-os/coble/rt/client/dockerconfig"
 )
 
 // finding is what the engine says of one damaged path.
@@ -122,4 +124,27 @@ func (a *app) fsck(ctx context.Context, q url.Values, header []string) (left int
 			fmt.Fprint(a.err, "\r\x1b[K")
 		}
 	}
+}
+
+// repairAuth is the header that lets the engine in where it may repair from: a neighbour, or the registries of all images.
+func (a *app) repairAuth(ctx context.Context, from string) ([]string, error) {
+	servers := map[string]bool{}
+	if host, neighbour := strings.CutPrefix(from, "registry://"); neighbour {
+		servers[dockerconfig.ServerKey(host)] = true
+	} else if from == "registry" {
+		var list []struct{ RepoTags []string }
+		if err := a.Call(ctx, "GET", "/images/json", nil, nil, &list); err != nil {
+			return nil, err
+		}
+		for _, img := range list {
+			for _, name := range img.RepoTags {
+				server, err := dockerconfig.RegistryOf(name)
+				if err != nil {
+					return nil, err
+				}
+				servers[server] = true
+			}
+		}
+	}
+	return dockerconfig.HeaderOfAll(ctx, servers)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/coble-os/coble/layers/reference"
 	"github.com/coble-os/coble/rt/client/conn"
+	"github.com/coble-os/coble/rt/client/dockerconfig"
 )
 
 func pullVerb(f *pflag.FlagSet) runner {
@@ -54,7 +55,7 @@ func pullVerb(f *pflag.FlagSet) runner {
 
 // pull takes a normalised name; one without tag and digest is all tags.
 func (a *app) pull(ctx context.Context, name, platform string, out io.Writer) error {
-	header, err := registryAuth(ctx, name)
+	header, err := dockerconfig.Header(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func pushVerb(f *pflag.FlagSet) runner {
 		} else if !name.NameOnly() {
 			return fmt.Errorf("image name %q: want a tag, or with --all-tags none", args[0])
 		}
-		header, err := registryAuth(ctx, args[0])
+		header, err := dockerconfig.Header(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -158,8 +159,8 @@ func loginVerb(f *pflag.FlagSet) runner {
 		if err := need(args, 0, 1, "a registry"); err != nil {
 			return err
 		}
-		server := serverKey(strings.Join(args, ""))
-		cr := credentials{Username: *user, Password: *pass, ServerAddress: server}
+		server := dockerconfig.ServerKey(strings.Join(args, ""))
+		cr := dockerconfig.Credentials{Username: *user, Password: *pass, ServerAddress: server}
 		if err := a.askCredentials(&cr, *stdin); err != nil {
 			return err
 		}
@@ -167,14 +168,14 @@ func loginVerb(f *pflag.FlagSet) runner {
 		if err := a.Call(ctx, "POST", "/auth", nil, cr, &out); err != nil {
 			return err
 		}
-		conf, err := loadDockerConfig()
+		conf, err := dockerconfig.Load()
 		if err != nil {
 			return err
 		}
-		if cr.IdentityToken = out.IdentityToken; conf.helper(server) == "" {
-			fmt.Fprintf(a.err, "The credentials are stored unencrypted in %s.\n", conf.path)
+		if cr.IdentityToken = out.IdentityToken; conf.Helper(server) == "" {
+			fmt.Fprintf(a.err, "The credentials are stored unencrypted in %s.\n", conf.Path)
 		}
-		if err := conf.put(ctx, server, cr); err != nil {
+		if err := conf.Put(ctx, server, cr); err != nil {
 			return err
 		}
 		fmt.Fprintln(a.out, out.Status)
@@ -185,7 +186,7 @@ func loginVerb(f *pflag.FlagSet) runner {
 const maxSecret = 64 << 10 // bytes
 
 // askCredentials completes what flags left open.
-func (a *app) askCredentials(cr *credentials, stdin bool) error {
+func (a *app) askCredentials(cr *dockerconfig.Credentials, stdin bool) error {
 	isTerm := term.IsTerminal(int(os.Stdin.Fd()))
 	switch {
 	case stdin && cr.Password != "":
@@ -226,12 +227,12 @@ func logoutVerb(*pflag.FlagSet) runner {
 		if err := need(args, 0, 1, "a registry"); err != nil {
 			return err
 		}
-		server := serverKey(strings.Join(args, ""))
-		conf, err := loadDockerConfig()
+		server := dockerconfig.ServerKey(strings.Join(args, ""))
+		conf, err := dockerconfig.Load()
 		if err != nil {
 			return err
 		}
-		found, err := conf.erase(ctx, server)
+		found, err := conf.Erase(ctx, server)
 		if err != nil {
 			return err
 		}
@@ -263,14 +264,14 @@ func searchVerb(f *pflag.FlagSet) runner {
 }
 
 func (a *app) search(ctx context.Context, q url.Values, long bool) error {
-	server := hubServer
+	server := dockerconfig.HubServer
 	if first, _, ok := strings.Cut(q.Get("term"), "/"); ok && strings.ContainsAny(first, ".:") {
 		server = first
 	}
 	var header []string
-	if server != hubServer {
+	if server != dockerconfig.HubServer {
 		var err error
-		if header, err = registryAuth(ctx, server+"/x"); err != nil {
+		if header, err = dockerconfig.Header(ctx, server+"/x"); err != nil {
 			return err
 		}
 	}

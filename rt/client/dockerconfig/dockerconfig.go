@@ -1,4 +1,7 @@
-package client
+// Package dockerconfig is the part of Docker's config.json that is about registries' credentials, which docker, podman and
+// coble share: read and written as docker does, or by a credential helper where one is set. It asks nobody for a password,
+// and sends nothing: what the engine needs is returned as a header.
+package dockerconfig
 
 import (
 	"bytes"
@@ -15,10 +18,11 @@ import (
 	"github.com/coble-os/coble/layers/reference"
 )
 
-// dockerConfig is Docker's config.json, as far as it is about credentials. All that is not understood stays in it.
-type dockerConfig struct {
-	path string
-	all  map[string]json.RawMessage
+// Config is Docker's config.json, as far as it is about credentials. All that is not understood stays in it.
+type Config struct {
+	Path string // of the file
+
+	all map[string]json.RawMessage
 
 	auths       map[string]authEntry
 	credsStore  string            // helper for every registry
@@ -32,8 +36,8 @@ type authEntry struct {
 	RegistryToken string `json:"registrytoken,omitempty"`
 }
 
-// credentials as the API takes them (X-Registry-Auth).
-type credentials struct {
+// Credentials as the API takes them (X-Registry-Auth).
+type Credentials struct {
 	Username      string `json:"username,omitempty"`
 	Password      string `json:"password,omitempty"`
 	IdentityToken string `json:"identitytoken,omitempty"`
@@ -41,33 +45,33 @@ type credentials struct {
 	ServerAddress string `json:"serveraddress,omitempty"`
 }
 
-// hubServer is what docker.io is called in config.json.
-const hubServer = "https://index.docker.io/v1/"
+// HubServer is what docker.io is called in config.json.
+const HubServer = "https://index.docker.io/v1/"
 
-// serverKey is a registry's name in config.json.
-func serverKey(host string) string {
+// ServerKey is a registry's name in config.json.
+func ServerKey(host string) string {
 	if _, rest, ok := strings.Cut(host, "://"); ok {
 		host = rest
 	}
 	host, _, _ = strings.Cut(host, "/")
 	switch host {
 	case "", "docker.io", "index.docker.io", "registry-1.docker.io":
-		return hubServer
+		return HubServer
 	}
 	return host
 }
 
-// registryOf is the registry of an image's name, as config.json calls it.
-func registryOf(name string) (string, error) {
+// RegistryOf is the registry of an image's name, as config.json calls it.
+func RegistryOf(name string) (string, error) {
 	named, err := reference.Parse(name)
 	if err != nil {
 		return "", fmt.Errorf("image name %q: %w", name, err)
 	}
-	return serverKey(named.Domain), nil
+	return ServerKey(named.Domain), nil
 }
 
-// loadDockerConfig reads $DOCKER_CONFIG/config.json or ~/.docker/config.json; one that is not there is empty.
-func loadDockerConfig() (*dockerConfig, error) {
+// Load reads $DOCKER_CONFIG/config.json or ~/.docker/config.json; one that is not there is empty.
+func Load() (*Config, error) {
 	dir := os.Getenv("DOCKER_CONFIG")
 	if dir == "" {
 		home, err := os.UserHomeDir()
@@ -76,8 +80,8 @@ func loadDockerConfig() (*dockerConfig, error) {
 		}
 		dir = filepath.Join(home, ".docker")
 	}
-	c := &dockerConfig{path: filepath.Join(dir, "config.json"), all: map[string]json.RawMessage{}, auths: map[string]authEntry{}}
-	raw, err := os.ReadFile(c.path)
+	c := &Config{Path: filepath.Join(dir, "config.json"), all: map[string]json.RawMessage{}, auths: map[string]authEntry{}}
+	raw, err := os.ReadFile(c.Path)
 	if errors.Is(err, os.ErrNotExist) {
 		return c, nil
 	}
@@ -85,20 +89,20 @@ func loadDockerConfig() (*dockerConfig, error) {
 		return nil, fmt.Errorf("read credentials: %w", err)
 	}
 	if err := json.Unmarshal(raw, &c.all); err != nil {
-		return nil, fmt.Errorf("parse %s: %w", c.path, err)
+		return nil, fmt.Errorf("parse %s: %w", c.Path, err)
 	}
 	for key, v := range map[string]any{"auths": &c.auths, "credsStore": &c.credsStore, "credHelpers": &c.credHelpers} {
 		if part := c.all[key]; part != nil {
 			if err := json.Unmarshal(part, v); err != nil {
-				return nil, fmt.Errorf("parse %q of %s: %w", key, c.path, err)
+				return nil, fmt.Errorf("parse %q of %s: %w", key, c.Path, err)
 			}
 		}
 	}
 	return c, nil
 }
 
-// helper is the credential helper for a registry; empty: none.
-func (c *dockerConfig) helper(server string) string {
+// Helper is the credential helper for a registry; empty: none.
+func (c *Config) Helper(server string) string {
 	if h, ok := c.credHelpers[server]; ok {
 		return h
 	}
@@ -106,31 +110,31 @@ func (c *dockerConfig) helper(server string) string {
 }
 
 // get finds the credentials for a registry; none are no error.
-func (c *dockerConfig) get(ctx context.Context, server string) (credentials, error) {
-	if h := c.helper(server); h != "" {
+func (c *Config) get(ctx context.Context, server string) (Credentials, error) {
+	if h := c.Helper(server); h != "" {
 		return helperGet(ctx, h, server)
 	}
 	for key, e := range c.auths {
-		if serverKey(key) != server {
+		if ServerKey(key) != server {
 			continue
 		}
-		out := credentials{IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken, ServerAddress: server}
+		out := Credentials{IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken, ServerAddress: server}
 		if e.Auth == "" {
 			return out, nil
 		}
 		raw, err := base64.StdEncoding.DecodeString(e.Auth)
 		if err != nil {
-			return out, fmt.Errorf("credentials for %s in %s: %w", server, c.path, err)
+			return out, fmt.Errorf("credentials for %s in %s: %w", server, c.Path, err)
 		}
 		out.Username, out.Password, _ = strings.Cut(strings.TrimRight(string(raw), "\x00"), ":")
 		return out, nil
 	}
-	return credentials{}, nil
+	return Credentials{}, nil
 }
 
-// put keeps credentials, with the helper if there is one.
-func (c *dockerConfig) put(ctx context.Context, server string, cr credentials) error {
-	if h := c.helper(server); h != "" {
+// Put keeps credentials, with the helper if there is one.
+func (c *Config) Put(ctx context.Context, server string, cr Credentials) error {
+	if h := c.Helper(server); h != "" {
 		secret := map[string]string{"ServerURL": server, "Username": cr.Username, "Secret": cr.Password}
 		if cr.IdentityToken != "" {
 			secret["Username"], secret["Secret"] = "<token>", cr.IdentityToken
@@ -150,11 +154,11 @@ func (c *dockerConfig) put(ctx context.Context, server string, cr credentials) e
 	return c.save()
 }
 
-// erase forgets credentials, and says whether there were any.
-func (c *dockerConfig) erase(ctx context.Context, server string) (bool, error) {
-	if h := c.helper(server); h != "" {
+// Erase forgets credentials, and says whether there were any.
+func (c *Config) Erase(ctx context.Context, server string) (bool, error) {
+	if h := c.Helper(server); h != "" {
 		cr, err := helperGet(ctx, h, server)
-		if err != nil || cr == (credentials{}) {
+		if err != nil || cr == (Credentials{}) {
 			return false, err
 		}
 		_, err = runHelper(ctx, h, "erase", []byte(server))
@@ -162,7 +166,7 @@ func (c *dockerConfig) erase(ctx context.Context, server string) (bool, error) {
 	}
 	found := false
 	for key := range c.auths {
-		if serverKey(key) == server {
+		if ServerKey(key) == server {
 			delete(c.auths, key)
 			found = true
 		}
@@ -174,7 +178,7 @@ func (c *dockerConfig) erase(ctx context.Context, server string) (bool, error) {
 }
 
 // save writes the file whole or not at all, for its owner only.
-func (c *dockerConfig) save() error {
+func (c *Config) save() error {
 	raw, err := json.Marshal(c.auths)
 	if err != nil {
 		return err
@@ -184,10 +188,10 @@ func (c *dockerConfig) save() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(c.Path), 0o700); err != nil {
 		return fmt.Errorf("store credentials: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(c.path), ".config-*")
+	f, err := os.CreateTemp(filepath.Dir(c.Path), ".config-*")
 	if err != nil {
 		return fmt.Errorf("store credentials: %w", err)
 	}
@@ -196,29 +200,29 @@ func (c *dockerConfig) save() error {
 	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("store credentials: %w", err)
 	}
-	if err := os.Rename(f.Name(), c.path); err != nil {
+	if err := os.Rename(f.Name(), c.Path); err != nil {
 		return fmt.Errorf("store credentials: %w", err)
 	}
 	return nil
 }
 
 // helperGet asks docker-credential-NAME (the protocol of docker-credential-helpers).
-func helperGet(ctx context.Context, helper, server string) (credentials, error) {
+func helperGet(ctx context.Context, helper, server string) (Credentials, error) {
 	out, err := runHelper(ctx, helper, "get", []byte(server))
 	if errors.Is(err, errNoCredentials) {
-		return credentials{}, nil
+		return Credentials{}, nil
 	}
 	if err != nil {
-		return credentials{}, err
+		return Credentials{}, err
 	}
 	var v struct{ Username, Secret string }
 	if err := json.Unmarshal(out, &v); err != nil {
-		return credentials{}, fmt.Errorf("answer of docker-credential-%s: %w", helper, err)
+		return Credentials{}, fmt.Errorf("answer of docker-credential-%s: %w", helper, err)
 	}
 	if v.Username == "<token>" {
-		return credentials{IdentityToken: v.Secret, ServerAddress: server}, nil
+		return Credentials{IdentityToken: v.Secret, ServerAddress: server}, nil
 	}
-	return credentials{Username: v.Username, Password: v.Secret, ServerAddress: server}, nil
+	return Credentials{Username: v.Username, Password: v.Secret, ServerAddress: server}, nil
 }
 
 var errNoCredentials = errors.New("credentials not found in native keychain")
@@ -242,64 +246,47 @@ func runHelper(ctx context.Context, helper, verb string, in []byte) ([]byte, err
 	return nil, fmt.Errorf("docker-credential-%s %s: %w", helper, verb, err)
 }
 
-// registryAuth is the header that lets the engine in at the registry of an image.
-func registryAuth(ctx context.Context, name string) ([]string, error) {
-	server, err := registryOf(name)
+// Header is the header, as its name and value, that lets the engine in at the registry of an image. Without credentials there is
+// none.
+func Header(ctx context.Context, name string) ([]string, error) {
+	server, err := RegistryOf(name)
 	if err != nil {
 		return nil, err
 	}
-	conf, err := loadDockerConfig()
+	conf, err := Load()
 	if err != nil {
 		return nil, err
 	}
 	cr, err := conf.get(ctx, server)
-	if err != nil || cr == (credentials{}) {
+	if err != nil || cr == (Credentials{}) {
 		return nil, err
 	}
-	return authHeader("X-Registry-Auth", cr)
+	return encode("X-Registry-Auth", cr)
 }
 
-func authHeader(name string, v any) ([]string, error) {
-	raw, err := json.Marshal(v)
-	return []string{name, base64.URLEncoding.EncodeToString(raw)}, err
-}
-
-// repairAuth is the header that lets the engine in where it may repair from: a neighbour, or the registries of all images.
-func (a *app) repairAuth(ctx context.Context, from string) ([]string, error) {
-	servers := map[string]bool{}
-	if host, neighbour := strings.CutPrefix(from, "registry://"); neighbour {
-		servers[serverKey(host)] = true
-	} else if from == "registry" {
-		var list []struct{ RepoTags []string }
-		if err := a.Call(ctx, "GET", "/images/json", nil, nil, &list); err != nil {
-			return nil, err
-		}
-		for _, img := range list {
-			for _, name := range img.RepoTags {
-				server, err := registryOf(name)
-				if err != nil {
-					return nil, err
-				}
-				servers[server] = true
-			}
-		}
-	}
-	conf, err := loadDockerConfig()
+// HeaderOfAll is the header that lets the engine in at each of these registries, as ServerKey calls them.
+func HeaderOfAll(ctx context.Context, servers map[string]bool) ([]string, error) {
+	conf, err := Load()
 	if err != nil {
 		return nil, err
 	}
-	all := map[string]credentials{}
+	all := map[string]Credentials{}
 	for server := range servers {
 		cr, err := conf.get(ctx, server)
 		if err != nil {
 			return nil, err
 		}
-		if cr != (credentials{}) {
+		if cr != (Credentials{}) {
 			all[server] = cr
 		}
 	}
 	if len(all) == 0 {
 		return nil, nil
 	}
-	return authHeader("X-Registry-Config", all)
+	return encode("X-Registry-Config", all)
+}
+
+func encode(name string, v any) ([]string, error) {
+	raw, err := json.Marshal(v)
+	return []string{name, base64.URLEncoding.EncodeToString(raw)}, err
 }
