@@ -17,12 +17,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/rt/client/conn"
+	"github.com/coble-os/coble/rt/client/localtar"
 )
 
 func cpVerb(f *pflag.FlagSet) runner {
-	o := copyOptions{}
-	f.BoolVarP(&o.owners, "archive", "a", false, "keep owners (default: root in the container, yourself here)")
-	f.BoolVarP(&o.follow, "follow-link", "L", false, "copy what a link leads to")
+	o := localtar.Options{}
+	f.BoolVarP(&o.Owners, "archive", "a", false, "keep owners (default: root in the container, yourself here)")
+	f.BoolVarP(&o.Follow, "follow-link", "L", false, "copy what a link leads to")
 	f.BoolP("quiet", "q", false, "as with docker; coble shows no progress")
 	return func(ctx context.Context, a *app, args []string) error {
 		if err := need(args, 2, 2, "CONTAINER:PATH and a path, or the reverse"); err != nil {
@@ -42,8 +43,6 @@ func cpVerb(f *pflag.FlagSet) runner {
 	}
 }
 
-type copyOptions struct{ owners, follow bool }
-
 // splitPlace reads CONTAINER:PATH; without a container, it is a local path.
 func splitPlace(arg string) (container, p string) {
 	name, rest, ok := strings.Cut(arg, ":")
@@ -51,30 +50,6 @@ func splitPlace(arg string) (container, p string) {
 		return "", arg
 	}
 	return name, rest
-}
-
-// place is what lies at a destination.
-type place struct{ exists, dir bool }
-
-// aim decides, as docker cp does, into which folder to unpack and what the thing is called there: "." for its contents
-// alone. src ends in /. if only the contents of a folder are wanted.
-func aim(src string, srcDir bool, dst string, at place) (folder, name string, err error) {
-	contents := srcDir && (src == "." || strings.HasSuffix(src, "/."))
-	slash := strings.HasSuffix(dst, "/") || strings.HasSuffix(dst, "/.")
-	clean := slashed.Clean(dst)
-	switch {
-	case at.dir && contents:
-		return clean, ".", nil
-	case at.dir:
-		return clean, slashed.Base(slashed.Clean("/" + src)), nil
-	case at.exists && srcDir:
-		return "", "", fmt.Errorf("%s is a file: a folder can't be copied onto it", dst)
-	case at.exists && slash:
-		return "", "", fmt.Errorf("%s is no folder", dst)
-	case !at.exists && slash && !srcDir:
-		return "", "", fmt.Errorf("no such directory: %s", dst)
-	}
-	return slashed.Dir(clean), slashed.Base(clean), nil
 }
 
 // containerStat is what the engine says of a path.
@@ -107,8 +82,8 @@ func (a *app) statIn(ctx context.Context, container, p string) (st containerStat
 	return st, err == nil, err
 }
 
-func (a *app) copyFrom(ctx context.Context, container, src, dst string, o copyOptions) error {
-	if o.follow {
+func (a *app) copyFrom(ctx context.Context, container, src, dst string, o localtar.Options) error {
+	if o.Follow {
 		if st, ok, err := a.statIn(ctx, container, src); err != nil {
 			return err
 		} else if ok && st.LinkTarget != "" {
@@ -127,24 +102,24 @@ func (a *app) copyFrom(ctx context.Context, container, src, dst string, o copyOp
 	if err != nil {
 		return fmt.Errorf("read what the engine says of %s: %w", src, err)
 	}
-	at := place{}
+	at := localtar.Place{}
 	if fi, err := os.Stat(dst); err == nil {
-		at = place{true, fi.IsDir()}
+		at = localtar.Place{Exists: true, Dir: fi.IsDir()}
 	}
-	folder, name, err := aim(src, st.Mode.IsDir(), dst, at)
+	folder, name, err := localtar.Aim(src, st.Mode.IsDir(), dst, at)
 	if err != nil {
 		return err
 	}
-	x := extraction{from: slashed.Base(slashed.Clean("/" + src)), to: name, owners: o.owners, skipped: func(what string) { fmt.Fprintln(a.err, "left out:", what) }}
-	if strings.HasSuffix(src, "/.") || x.from == "/" {
-		x.from = "."
+	x := localtar.Extraction{From: slashed.Base(slashed.Clean("/" + src)), To: name, Owners: o.Owners, Skipped: func(what string) { fmt.Fprintln(a.err, "left out:", what) }}
+	if strings.HasSuffix(src, "/.") || x.From == "/" {
+		x.From = "."
 	}
-	return x.unpack(folder, resp.Body)
+	return x.Unpack(folder, resp.Body)
 }
 
-func (a *app) copyTo(ctx context.Context, src, container, dst string, o copyOptions) error {
+func (a *app) copyTo(ctx context.Context, src, container, dst string, o localtar.Options) error {
 	q := url.Values{"noOverwriteDirNonDir": {"true"}}
-	if o.owners {
+	if o.Owners {
 		q.Set("copyUIDGID", "true")
 	}
 	if src == "-" {
@@ -152,7 +127,7 @@ func (a *app) copyTo(ctx context.Context, src, container, dst string, o copyOpti
 		return a.put(ctx, container, q, a.in)
 	}
 	look := os.Lstat
-	if o.follow || strings.HasSuffix(src, "/") || strings.HasSuffix(src, "/.") {
+	if o.Follow || strings.HasSuffix(src, "/") || strings.HasSuffix(src, "/.") {
 		look = os.Stat
 	}
 	fi, err := look(src)
@@ -167,7 +142,7 @@ func (a *app) copyTo(ctx context.Context, src, container, dst string, o copyOpti
 	if err != nil {
 		return err
 	}
-	folder, name, err := aim(filepath.ToSlash(src), fi.IsDir(), dst, place{ok, ok && st.Mode.IsDir()})
+	folder, name, err := localtar.Aim(filepath.ToSlash(src), fi.IsDir(), dst, localtar.Place{Exists: ok, Dir: ok && st.Mode.IsDir()})
 	if err != nil {
 		return err
 	}
@@ -180,7 +155,7 @@ func (a *app) copyTo(ctx context.Context, src, container, dst string, o copyOpti
 	}
 	q.Set("path", folder)
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(packLocal(w, src, name, o)) }()
+	go func() { w.CloseWithError(localtar.Pack(w, src, name, o)) }()
 	err = a.put(ctx, container, q, r)
 	r.Close()
 	return err

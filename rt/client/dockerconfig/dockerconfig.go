@@ -246,8 +246,8 @@ func runHelper(ctx context.Context, helper, verb string, in []byte) ([]byte, err
 	return nil, fmt.Errorf("docker-credential-%s %s: %w", helper, verb, err)
 }
 
-// Header is the header, as its name and value, that lets the engine in at the registry of an image. Without credentials there is
-// none.
+// Header is the header, as its name and value, that lets the engine in at the registry of an image. Without credentials
+// there is none.
 func Header(ctx context.Context, name string) ([]string, error) {
 	server, err := RegistryOf(name)
 	if err != nil {

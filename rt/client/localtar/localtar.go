@@ -1,4 +1,6 @@
-package client
+// Package localtar is this side of cp: where a copy shall lie, decided as docker cp does; local files as a tar stream; and a
+// container's tar stream as local files, without trust in it. It talks to no engine.
+package localtar
 
 import (
 	"archive/tar"
@@ -13,10 +15,37 @@ import (
 	"time"
 )
 
-// packLocal writes a local file or folder as a tar stream in which it is called name; "." is a folder's contents alone.
+// Options are cp's: Owners keeps owners, Follow copies what a link leads to.
+type Options struct{ Owners, Follow bool }
+
+// Place is what lies at a destination.
+type Place struct{ Exists, Dir bool }
+
+// Aim decides, as docker cp does, into which folder to unpack and what the thing is called there: "." for its contents
+// alone. src ends in /. if only the contents of a folder are wanted.
+func Aim(src string, srcDir bool, dst string, at Place) (folder, name string, err error) {
+	contents := srcDir && (src == "." || strings.HasSuffix(src, "/."))
+	slash := strings.HasSuffix(dst, "/") || strings.HasSuffix(dst, "/.")
+	clean := slashed.Clean(dst)
+	switch {
+	case at.Dir && contents:
+		return clean, ".", nil
+	case at.Dir:
+		return clean, slashed.Base(slashed.Clean("/" + src)), nil
+	case at.Exists && srcDir:
+		return "", "", fmt.Errorf("%s is a file: a folder can't be copied onto it", dst)
+	case at.Exists && slash:
+		return "", "", fmt.Errorf("%s is no folder", dst)
+	case !at.Exists && slash && !srcDir:
+		return "", "", fmt.Errorf("no such directory: %s", dst)
+	}
+	return slashed.Dir(clean), slashed.Base(clean), nil
+}
+
+// Pack writes a local file or folder as a tar stream in which it is called name; "." is a folder's contents alone.
 // Links in it stay links. Without owners everything is root's.
-func packLocal(w io.Writer, src, name string, o copyOptions) error {
-	if o.follow {
+func Pack(w io.Writer, src, name string, o Options) error {
+	if o.Follow {
 		real, err := filepath.EvalSymlinks(src)
 		if err != nil {
 			return err
@@ -46,7 +75,7 @@ func packLocal(w io.Writer, src, name string, o copyOptions) error {
 	return tw.Close()
 }
 
-func packOne(tw *tar.Writer, p, as string, d fs.DirEntry, o copyOptions) error {
+func packOne(tw *tar.Writer, p, as string, d fs.DirEntry, o Options) error {
 	fi, err := d.Info()
 	if err != nil {
 		return err
@@ -65,7 +94,7 @@ func packOne(tw *tar.Writer, p, as string, d fs.DirEntry, o copyOptions) error {
 		return err
 	}
 	h.Name, h.Uname, h.Gname, h.Format = as, "", "", tar.FormatPAX
-	if !o.owners {
+	if !o.Owners {
 		h.Uid, h.Gid = 0, 0
 	}
 	if fi.IsDir() {
@@ -83,18 +112,19 @@ func packOne(tw *tar.Writer, p, as string, d fs.DirEntry, o copyOptions) error {
 	return err
 }
 
-// extraction unpacks what an engine sent. The stream is a container's: nothing of it gets outside the folder, and what
+// Extraction unpacks what an engine sent. The stream is a container's: nothing of it gets outside the folder, and what
 // was there keeps its mode and owner.
-type extraction struct {
-	from, to string // the top name in the stream, and what it becomes; "." is the folder itself
-	owners   bool
-	skipped  func(what string)
+type Extraction struct {
+	From, To string // the top name in the stream, and what it becomes; "." is the folder itself
+	Owners   bool
+	Skipped  func(what string) // told of each entry that is left out: devices and the like
 
 	root *os.Root
 	dirs []func() error // modes and times of folders, once they are filled
 }
 
-func (x *extraction) unpack(folder string, r io.Reader) (err error) {
+// Unpack puts the stream's entries into the folder, which must be there, and reads the stream to its end.
+func (x *Extraction) Unpack(folder string, r io.Reader) (err error) {
 	if x.root, err = os.OpenRoot(folder); err != nil {
 		return err
 	}
@@ -121,22 +151,22 @@ func (x *extraction) unpack(folder string, r io.Reader) (err error) {
 }
 
 // name gives an entry its local name.
-func (x *extraction) name(in string) (string, error) {
+func (x *Extraction) name(in string) (string, error) {
 	clean := slashed.Clean(in)
 	if !filepath.IsLocal(clean) {
 		return "", fmt.Errorf("%q leads outside", in)
 	}
-	if x.from == "." {
-		return slashed.Join(x.to, clean), nil
+	if x.From == "." {
+		return slashed.Join(x.To, clean), nil
 	}
-	rest, ok := strings.CutPrefix(clean+"/", x.from+"/")
+	rest, ok := strings.CutPrefix(clean+"/", x.From+"/")
 	if !ok {
-		return "", fmt.Errorf("%q is not below %s, which was asked for", in, x.from)
+		return "", fmt.Errorf("%q is not below %s, which was asked for", in, x.From)
 	}
-	return slashed.Join(x.to, rest), nil
+	return slashed.Join(x.To, rest), nil
 }
 
-func (x *extraction) one(h *tar.Header, body io.Reader) error {
+func (x *Extraction) one(h *tar.Header, body io.Reader) error {
 	name, err := x.name(h.Name)
 	if err != nil {
 		return err
@@ -159,16 +189,16 @@ func (x *extraction) one(h *tar.Header, body io.Reader) error {
 		}
 		return x.root.Link(target, name)
 	default:
-		x.skipped(h.Name + ", a device or the like")
+		x.Skipped(h.Name + ", a device or the like")
 		return nil
 	}
-	if err == nil && x.owners {
+	if err == nil && x.Owners {
 		err = x.root.Lchown(name, h.Uid, h.Gid)
 	}
 	return err
 }
 
-func (x *extraction) dir(h *tar.Header, name string) error {
+func (x *Extraction) dir(h *tar.Header, name string) error {
 	err := x.root.Mkdir(name, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		if fi, serr := x.root.Lstat(name); serr == nil && fi.IsDir() {
@@ -180,7 +210,7 @@ func (x *extraction) dir(h *tar.Header, name string) error {
 	}
 	x.dirs = append(x.dirs, func() error {
 		err := x.root.Chmod(name, h.FileInfo().Mode().Perm())
-		if err == nil && x.owners {
+		if err == nil && x.Owners {
 			err = x.root.Lchown(name, h.Uid, h.Gid)
 		}
 		return errors.Join(err, x.root.Chtimes(name, time.Time{}, h.ModTime))
@@ -188,7 +218,7 @@ func (x *extraction) dir(h *tar.Header, name string) error {
 	return nil
 }
 
-func (x *extraction) file(h *tar.Header, name string, body io.Reader) error {
+func (x *Extraction) file(h *tar.Header, name string, body io.Reader) error {
 	f, err := x.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
