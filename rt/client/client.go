@@ -17,6 +17,9 @@ import (
 // DefaultHost is where the engine is looked for unless -H, COBLE_HOST or DOCKER_HOST says otherwise.
 const DefaultHost = "unix:///run/coble/coble.sock"
 
+// Version is the client's.
+var Version = "dev"
+
 // ExitError ends the command with a status and, if there is one, a message.
 type ExitError struct {
 	Status int

@@ -5,21 +5,16 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/rt/client/render"
 )
 
 // table writes aligned columns.
-func (a *app) table(rows [][]string) {
-	w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
-	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
-	}
-	w.Flush()
-}
+func (a *app) table(rows [][]string) { render.Table(a.out, rows) }
 
 func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
 

@@ -1,47 +1,44 @@
-package client
+package render
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"net/url"
-	"os"
 	"strings"
-
-	"github.com/spf13/pflag"
 )
 
-// use is an edge of the engine's graph: From uses To.
-type use struct{ From, Kind, To string }
+// Use is an edge of the engine's graph: From uses To.
+type Use struct{ From, Kind, To string }
 
-type graphNode struct {
+// Node is a box of it.
+type Node struct {
 	Name, Kind, Label string
 	Lines             []string // more to say, in pictures
 	Rank              int      // column that it is in at least
 }
 
-func (n graphNode) text() string { return n.kind() + " " + n.Label }
+func (n Node) text() string { return n.kind() + " " + n.Label }
 
-func (n graphNode) kind() string {
+func (n Node) kind() string {
 	if n.Kind == "rw" {
 		return "writable layer"
 	}
 	return n.Kind
 }
 
-// usage is the engine's graph, or a part of it.
-type usage struct {
+// Graph is the engine's graph, or a part of it.
+type Graph struct {
 	About string // node that was asked for
-	Nodes []graphNode
-	Edges []use
+	Nodes []Node
+	Edges []Use
 
-	byName map[string]graphNode
-	out    map[string][]use
-	in     map[string][]use
+	byName map[string]Node
+	out    map[string][]Use
+	in     map[string][]Use
 }
 
-func (g *usage) index() {
-	g.byName, g.out, g.in = map[string]graphNode{}, map[string][]use{}, map[string][]use{}
+// index makes the maps of what is there now; who reads them calls it first.
+func (g *Graph) index() {
+	g.byName, g.out, g.in = map[string]Node{}, map[string][]Use{}, map[string][]Use{}
 	for _, n := range g.Nodes {
 		g.byName[n.Name] = n
 	}
@@ -51,48 +48,9 @@ func (g *usage) index() {
 	}
 }
 
-func graphVerb(f *pflag.FlagSet) runner {
-	draw := addPictureFlags(f)
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 1, "at most one name"); err != nil {
-			return err
-		}
-		q := url.Values{}
-		if len(args) == 1 {
-			q.Set("name", args[0])
-		}
-		g := &usage{}
-		if err := a.Call(ctx, "GET", "/coble/graph", q, nil, g); err != nil {
-			return err
-		}
-		g.index()
-		if drawn, err := draw(a.out, g); drawn {
-			return err
-		}
-		g.print(a.out)
-		return nil
-	}
-}
-
-// addPictureFlags declares what a graph can be shown as beside text. What is returned does so, and tells whether that was wanted.
-func addPictureFlags(f *pflag.FlagSet) func(io.Writer, *usage) (bool, error) {
-	dot := f.Bool("dot", false, "in Graphviz's language")
-	svg := f.String("svg", "", "write a picture to this file")
-	return func(w io.Writer, g *usage) (bool, error) {
-		if *svg == "" {
-			if *dot {
-				g.dot(w)
-			}
-			return *dot, nil
-		}
-		var b strings.Builder
-		g.svg(&b)
-		return true, os.WriteFile(*svg, []byte(b.String()), 0o644)
-	}
-}
-
-// print writes trees: of one node, what uses it and what it uses; else each node that nothing uses, with what it uses.
-func (g *usage) print(w io.Writer) {
+// Text writes trees: of one node, what uses it and what it uses; else each node that nothing uses, with what it uses.
+func (g *Graph) Text(w io.Writer) {
+	g.index()
 	if g.About == "" {
 		seen := map[string]bool{}
 		for _, n := range g.Nodes {
@@ -125,7 +83,7 @@ func (g *usage) print(w io.Writer) {
 }
 
 // tree prints a node and, below it, what it uses or what uses it. What was printed before is not opened again.
-func (g *usage) tree(w io.Writer, name, indent, kind string, seen map[string]bool, up bool) {
+func (g *Graph) tree(w io.Writer, name, indent, kind string, seen map[string]bool, up bool) {
 	next := g.out[name]
 	if up {
 		next = g.in[name]
@@ -148,7 +106,9 @@ func (g *usage) tree(w io.Writer, name, indent, kind string, seen map[string]boo
 	}
 }
 
-func (g *usage) dot(w io.Writer) {
+// DOT writes it in the language of Graphviz.
+func (g *Graph) DOT(w io.Writer) {
+	g.index()
 	fmt.Fprintln(w, "digraph coble {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];")
 	for _, n := range g.Nodes {
 		style := ""
@@ -170,7 +130,7 @@ func (g *usage) dot(w io.Writer) {
 func dotText(s string) string { return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ").Replace(s) }
 
 // ranks gives each node its column: the longest way to it from one that nothing uses.
-func (g *usage) ranks() map[string]int {
+func (g *Graph) ranks() map[string]int {
 	rank := map[string]int{}
 	var of func(name string, on map[string]bool) int
 	of = func(name string, on map[string]bool) int {
@@ -192,9 +152,10 @@ func (g *usage) ranks() map[string]int {
 	return rank
 }
 
-// svg draws columns, left to right, with a line for each use. A box is not above the first that leads to it.
-func (g *usage) svg(w io.Writer) {
+// SVG draws columns, left to right, with a line for each use. A box is not above the first that leads to it.
+func (g *Graph) SVG(w io.Writer) {
 	const boxW, boxH, lineH, stepX, gap, margin = 190, 36, 13, 250, 16, 16
+	g.index()
 	rank := g.ranks()
 	type point struct{ x, y, h int }
 	at, free, width, height := map[string]point{}, map[int]int{}, 0, 0

@@ -1,4 +1,4 @@
-package client
+package render
 
 import (
 	"bytes"
@@ -50,25 +50,24 @@ func TestNet(t *testing.T) {
 	v := sampleNet(t)
 	show := func() string {
 		var b bytes.Buffer
-		a := &app{out: &b}
-		a.table(netRows(v))
-		for _, note := range netNotes(v) {
+		Table(&b, NetRows(v))
+		for _, note := range NetNotes(v) {
 			b.WriteString(note + "\n")
 		}
 		return b.String()
 	}
 	golden(t, "net.txt", show())
 	var svg, dot bytes.Buffer
-	netGraph(v).svg(&svg)
+	NetGraph(v).SVG(&svg)
 	golden(t, "net.svg", svg.String())
-	netGraph(v).dot(&dot)
+	NetGraph(v).DOT(&dot)
 	golden(t, "net.dot", dot.String())
 
 	v.Firewall, v.Advice, v.Proxy = "", nil, "the kernel has no nftables"
 	require.Contains(t, show(), "8080->80/tcp (from br-lan, 192.0.2.1)   -         3.4MB", "a proxy sees no packets")
 	v.Networks[0].Members[0].Ports[0].Connections = 7
 	dot.Reset()
-	netGraph(v).dot(&dot)
+	NetGraph(v).DOT(&dot)
 	require.Contains(t, dot.String(), `7 connections, 3.4MB`)
 	v.Proxy, v.Counts = "", "the kernel has no counters"
 	require.Contains(t, show(), "8080->80/tcp (from br-lan, 192.0.2.1)   -         -")

@@ -1,4 +1,4 @@
-package client
+package render
 
 import (
 	"bytes"
@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func sample() *usage {
-	g := &usage{
-		Nodes: []graphNode{
+func sample() *Graph {
+	g := &Graph{
+		Nodes: []Node{
 			{Name: "container:c", Kind: "container", Label: "c"},
 			{Name: "image:i", Kind: "image", Label: "i"},
 			{Name: "layer:1", Kind: "layer", Label: "1 2MB"},
@@ -22,7 +22,7 @@ func sample() *usage {
 			{Name: "path:/web", Kind: "path", Label: "/web"},
 			{Name: "rw:c", Kind: "rw", Label: "c"},
 		},
-		Edges: []use{
+		Edges: []Use{
 			{"path:/web", "is", "container:c"},
 			{"container:c", "writes", "rw:c"},
 			{"rw:c", "from", "image:i"},
@@ -38,7 +38,7 @@ func sample() *usage {
 
 func TestGraphText(t *testing.T) {
 	var b bytes.Buffer
-	sample().print(&b)
+	sample().Text(&b)
 	require.Equal(t, `name a<b>:"1"
   names image i
     top layer 2 3MB
@@ -52,7 +52,7 @@ path /web
 	b.Reset()
 	g := sample()
 	g.About = "image:i"
-	g.print(&b)
+	g.Text(&b)
 	require.Equal(t, `image i (image:i)
 is used by:
   from writable layer c
@@ -68,10 +68,10 @@ uses:
 func TestGraphPictures(t *testing.T) {
 	g := sample()
 	require.Equal(t, map[string]int{"path:/web": 0, "container:c": 1, "rw:c": 2, "image:i": 3, "layer:2": 4, "layer:1": 5, "name:a<b>:\"1\"": 0}, g.ranks())
-	g.Edges = append(g.Edges, use{"layer:1", "odd", "layer:2"}) // a circle must not hang it
+	g.Edges = append(g.Edges, Use{"layer:1", "odd", "layer:2"}) // a circle must not hang it
 	g.index()
 	var b bytes.Buffer
-	g.svg(&b)
+	g.SVG(&b)
 	d := xml.NewDecoder(bytes.NewReader(b.Bytes()))
 	boxes := 0
 	for {
@@ -86,7 +86,7 @@ func TestGraphPictures(t *testing.T) {
 	}
 	require.Equal(t, len(g.Nodes), boxes)
 	b.Reset()
-	g.dot(&b)
+	g.DOT(&b)
 	dot, err := exec.LookPath("dot")
 	if err != nil {
 		require.Equal(t, len(g.Edges), strings.Count(b.String(), " -> "))

@@ -1,59 +1,22 @@
-package client
+package render
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
-	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/rt/netview"
 )
-
-func netVerb(f *pflag.FlagSet) runner {
-	draw := addPictureFlags(f)
-	format := f.String("format", "table", "table or json")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 0, "nothing"); err != nil {
-			return err
-		}
-		var raw json.RawMessage
-		if err := a.Call(ctx, "GET", "/coble/net", nil, nil, &raw); err != nil {
-			return err
-		}
-		v := &netview.View{}
-		if err := json.Unmarshal(raw, v); err != nil {
-			return fmt.Errorf("read the engine's answer: %w", err)
-		}
-		if drawn, err := draw(a.out, netGraph(v)); drawn {
-			return err
-		}
-		switch *format {
-		case "json":
-			e := json.NewEncoder(a.out)
-			e.SetIndent("", "    ")
-			return e.Encode(raw)
-		case "table":
-			a.table(netRows(v))
-			for _, note := range netNotes(v) {
-				fmt.Fprintln(a.out, note)
-			}
-			return nil
-		}
-		return fmt.Errorf("format %q: use table or json", *format)
-	}
-}
 
 // shown tells whether there is anything to say of a network: the two that are always there and lead nowhere seldom have members.
 func shown(n *netview.Network) bool {
 	return len(n.Members) > 0 || n.Driver != "host" && n.Driver != "null"
 }
 
-// netRows is pure: each network's line, then those of its members.
-func netRows(v *netview.View) [][]string {
+// NetRows is pure: each network's line, then those of its members.
+func NetRows(v *netview.View) [][]string {
 	rows := [][]string{{"NETWORK", "CONTAINER", "ADDRESS", "PUBLISHED", "PACKETS", "BYTES"}}
 	add := func(cells ...string) { rows = append(rows, append(cells, "", "", "")[:6]) }
 	for _, n := range v.Networks {
@@ -134,7 +97,8 @@ func traffic(v *netview.View, p *netview.Port) string {
 	return packets + " packets, " + bytes
 }
 
-func netNotes(v *netview.View) (out []string) {
+// NetNotes is what there is to say beside the table.
+func NetNotes(v *netview.View) (out []string) {
 	if v.Firewall != "" {
 		out = append(out, "firewall: "+v.Firewall)
 	}
@@ -148,9 +112,9 @@ func netNotes(v *netview.View) (out []string) {
 	return out
 }
 
-// netGraph is pure: from published ports to containers, networks, links of the host's and the firewall.
-func netGraph(v *netview.View) *usage {
-	g := &usage{}
+// NetGraph is pure: from published ports to containers, networks, links of the host's and the firewall.
+func NetGraph(v *netview.View) *Graph {
+	g := &Graph{}
 	known := map[string]int{}
 	box := func(rank int, kind, id, label string, lines ...string) (name string) {
 		name = kind[strings.LastIndexByte(kind, ' ')+1:] + ":" + id
@@ -158,12 +122,12 @@ func netGraph(v *netview.View) *usage {
 		if !has {
 			i = len(g.Nodes)
 			known[name] = i
-			g.Nodes = append(g.Nodes, graphNode{Name: name, Kind: kind, Label: label, Rank: rank})
+			g.Nodes = append(g.Nodes, Node{Name: name, Kind: kind, Label: label, Rank: rank})
 		}
 		g.Nodes[i].Lines = append(g.Nodes[i].Lines, lines...) // of a container, in each network
 		return name
 	}
-	edge := func(from, kind, to string) { g.Edges = append(g.Edges, use{from, kind, to}) }
+	edge := func(from, kind, to string) { g.Edges = append(g.Edges, Use{from, kind, to}) }
 	for _, n := range v.Networks {
 		if !shown(n) {
 			continue
@@ -204,6 +168,5 @@ func netGraph(v *netview.View) *usage {
 			edge(c, "", net)
 		}
 	}
-	g.index()
 	return g
 }

@@ -1,44 +1,18 @@
-package client
+package render
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"os"
-	"sort"
 	"strings"
-
-	"github.com/spf13/pflag"
 )
 
-// Version is the client's.
-var Version = "dev"
-
-// mark is a step of the boot, in milliseconds since the kernel started.
-type mark struct {
+// Mark is a step of the boot, in milliseconds since the kernel started.
+type Mark struct {
 	Name       string
 	Start, End float64
 }
 
-func bootVerb(f *pflag.FlagSet) runner {
-	svg := f.String("svg", "", "write a picture to this file instead")
-	return func(ctx context.Context, a *app, args []string) error {
-		var marks []mark
-		if err := a.Call(ctx, "GET", "/coble/boot", nil, nil, &marks); err != nil {
-			return err
-		}
-		sort.SliceStable(marks, func(i, j int) bool { return int(marks[i].Start*1000) < int(marks[j].Start*1000) })
-		if *svg == "" {
-			chartText(a.out, marks)
-			return nil
-		}
-		var b strings.Builder
-		chartSVG(&b, marks)
-		return os.WriteFile(*svg, []byte(b.String()), 0o644)
-	}
-}
-
-func span(marks []mark) (from, to float64) {
+func span(marks []Mark) (from, to float64) {
 	if len(marks) == 0 {
 		return 0, 1
 	}
@@ -49,8 +23,8 @@ func span(marks []mark) (from, to float64) {
 	return from, max(to, from+1)
 }
 
-// chartText draws a bar for each step.
-func chartText(w io.Writer, marks []mark) {
+// Chart draws a bar for each step.
+func Chart(w io.Writer, marks []Mark) {
 	const width = 50
 	from, to := span(marks)
 	fmt.Fprintf(w, "%10s %9s  %-22s\n", "ms", "took ms", "step")
@@ -61,8 +35,8 @@ func chartText(w io.Writer, marks []mark) {
 	}
 }
 
-// chartSVG draws the same as a picture.
-func chartSVG(w io.Writer, marks []mark) {
+// ChartSVG draws the same as a picture.
+func ChartSVG(w io.Writer, marks []Mark) {
 	const left, width, row = 210, 700, 22
 	from, to := span(marks)
 	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="13">`+"\n", left+width+110, row*len(marks)+40)
