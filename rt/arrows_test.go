@@ -84,6 +84,7 @@ func TestArrows(t *testing.T) {
 		{"./rt/client/...", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers/archive", "layers/blob", "layers/catalog", "layers/distribution", "layers/driver", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/repo", "layers/unpacked", "layers/origin", "layers/fsck", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
 		{"./rt/client/conn", []string{"layers", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "a connection knows neither the verbs nor what they are about"},
 		{"./rt/client/dockerconfig", []string{"layers/repo", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "credentials are a file and helpers: nothing of the engine, nothing of what is asked on a terminal"},
+		{"./rt/client/flags", []string{"layers", "netcfg", "sandbox", "rt", "init", "cmd"}, "flags become requests before anybody is asked"},
 		{"./rt/client/localtar", []string{"layers", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "what a container sends meets local files and nothing else"},
 		{"./rt/client/render", []string{"layers", "netcfg", "sandbox", "rt/client/conn", "rt/engine", "rt/api", "rt/store", "init", "configs", "cmd"}, "what is shown was asked for before"},
 	} {

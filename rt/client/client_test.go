@@ -2,7 +2,6 @@ package client
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -22,19 +21,6 @@ func TestOneWord(t *testing.T) {
 	for _, c := range commands() {
 		require.NotNil(t, find(c.name))
 		require.NotEmpty(t, c.help, c.name)
-	}
-}
-
-func TestFilterQuery(t *testing.T) {
-	q, err := filterQuery([]string{"label=a=b", "label=c", "until=1h"})
-	require.NoError(t, err)
-	require.JSONEq(t, `{"label":["a=b","c"],"until":["1h"]}`, q.Get("filters"))
-	q, err = filterQuery(nil)
-	require.NoError(t, err)
-	require.Empty(t, q)
-	for _, bad := range []string{"label", "=x", ""} {
-		_, err := filterQuery([]string{bad})
-		require.Error(t, err, bad)
 	}
 }
 
@@ -62,18 +48,4 @@ func TestOutput(t *testing.T) {
 	require.NoError(t, a.output("/dev/null", strings.NewReader("out")))
 	_, err = os.Stat("/dev/null")
 	require.NoError(t, err)
-}
-
-func TestIPAMConfig(t *testing.T) {
-	got, err := ipamConfig([]string{"10.90.0.0/24", "fd00::/64"}, []string{"10.90.0.128/25"}, []string{"fd00::7", "10.90.0.9"}, []string{"printer=10.90.0.20"})
-	require.NoError(t, err)
-	b, err := json.Marshal(got)
-	require.NoError(t, err)
-	require.JSONEq(t, `[{"Subnet":"10.90.0.0/24","IPRange":"10.90.0.128/25","Gateway":"10.90.0.9","AuxiliaryAddresses":{"printer":"10.90.0.20"}},{"Subnet":"fd00::/64","Gateway":"fd00::7"}]`, string(b))
-	for _, bad := range [][4][]string{
-		{{"x"}}, {nil, {"10.90.0.128/25"}}, {{"10.91.0.0/24"}, nil, {"10.90.0.9"}}, {{"10.91.0.0/24"}, nil, nil, {"10.91.0.3"}},
-	} {
-		_, err := ipamConfig(bad[0], bad[1], bad[2], bad[3])
-		require.Error(t, err, "%v", bad)
-	}
 }

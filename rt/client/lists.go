@@ -10,6 +10,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"github.com/coble-os/coble/rt/client/flags"
 	"github.com/coble-os/coble/rt/client/render"
 )
 
@@ -87,7 +88,7 @@ func imagesVerb(f *pflag.FlagSet) runner {
 		for _, r := range args {
 			*filters = append(*filters, "reference="+r)
 		}
-		q, err := filterQuery(*filters)
+		q, err := flags.Filters(*filters)
 		if err != nil {
 			return err
 		}

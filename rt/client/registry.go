@@ -21,6 +21,7 @@ import (
 	"github.com/coble-os/coble/layers/reference"
 	"github.com/coble-os/coble/rt/client/conn"
 	"github.com/coble-os/coble/rt/client/dockerconfig"
+	"github.com/coble-os/coble/rt/client/flags"
 )
 
 func pullVerb(f *pflag.FlagSet) runner {
@@ -253,7 +254,7 @@ func searchVerb(f *pflag.FlagSet) runner {
 		if err := need(args, 1, 1, "a term"); err != nil {
 			return err
 		}
-		q, err := filterQuery(*filter)
+		q, err := flags.Filters(*filter)
 		if err != nil {
 			return err
 		}

@@ -2,35 +2,18 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/rt/client/flags"
 )
 
 func size(n int64) string { return units.HumanSizeWithPrecision(float64(n), 4) }
-
-// filterQuery turns key=value texts into the API's filters.
-func filterQuery(texts []string) (url.Values, error) {
-	if len(texts) == 0 {
-		return url.Values{}, nil
-	}
-	f := map[string][]string{}
-	for _, t := range texts {
-		k, v, ok := strings.Cut(t, "=")
-		if !ok || k == "" {
-			return nil, fmt.Errorf("filter %q: want name=value", t)
-		}
-		f[k] = append(f[k], v)
-	}
-	b, err := json.Marshal(f)
-	return url.Values{"filters": {string(b)}}, err
-}
 
 func historyVerb(f *pflag.FlagSet) runner {
 	quiet := f.BoolP("quiet", "q", false, "ids only")
@@ -82,7 +65,7 @@ func imagePruneVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		texts := append([]string{"dangling=" + strconv.FormatBool(!*all)}, *filters...)
-		q, err := filterQuery(texts)
+		q, err := flags.Filters(texts)
 		if err != nil {
 			return err
 		}

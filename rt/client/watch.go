@@ -15,6 +15,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/rt/client/flags"
 )
 
 func topVerb(f *pflag.FlagSet) runner {
@@ -34,7 +36,7 @@ func topVerb(f *pflag.FlagSet) runner {
 }
 
 func updateVerb(f *pflag.FlagSet) runner {
-	limits, rates := addLimitFlags(f), addBandwidthFlags(f)
+	limits, rates := flags.AddLimits(f), flags.AddRates(f)
 	restart := f.String("restart", "", "no, always, unless-stopped or on-failure[:n]")
 	return func(ctx context.Context, a *app, args []string) error {
 		if err := need(args, 1, -1, "containers"); err != nil {
@@ -42,13 +44,13 @@ func updateVerb(f *pflag.FlagSet) runner {
 		}
 		var req struct {
 			container.UpdateConfig
-			Bandwidth bandwidth
+			Bandwidth flags.Bandwidth
 		}
 		var err error
-		if req.Bandwidth, err = rates.read(); err != nil {
+		if req.Bandwidth, err = rates.Read(); err != nil {
 			return err
 		}
-		if err := limits.into(&req.Resources); err != nil {
+		if err := limits.Into(&req.Resources); err != nil {
 			return err
 		}
 		policy, count, _ := strings.Cut(*restart, ":")

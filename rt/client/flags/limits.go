@@ -1,4 +1,4 @@
-package client
+package flags
 
 import (
 	"fmt"
@@ -13,16 +13,17 @@ import (
 	"github.com/coble-os/coble/configs"
 )
 
-// limitFlags are those that run, create and update share.
-type limitFlags struct {
+// Limits of memory, processors, processes and block I/O: run, create and update share them.
+type Limits struct {
 	memory, memorySwap, memoryReservation, cpuSet, memSet string
 	cpus                                                  float64
 	pids, shares, period, quota                           int64
 	weight                                                uint16
 }
 
-func addLimitFlags(f *pflag.FlagSet) *limitFlags {
-	l := &limitFlags{}
+// AddLimits declares them.
+func AddLimits(f *pflag.FlagSet) *Limits {
+	l := &Limits{}
 	f.StringVarP(&l.memory, "memory", "m", "", "memory limit, such as 32m")
 	f.StringVar(&l.memorySwap, "memory-swap", "", "memory and swap together; -1 for no limit")
 	f.StringVar(&l.memoryReservation, "memory-reservation", "", "memory that it keeps when the machine runs short")
@@ -37,23 +38,25 @@ func addLimitFlags(f *pflag.FlagSet) *limitFlags {
 	return l
 }
 
-// bandwidthFlags are coble's own, of run, create and update.
-type bandwidthFlags struct{ in, out string }
+// Rates are of bandwidth: coble's own flags, of run, create and update.
+type Rates struct{ in, out string }
 
-// bandwidth is what the engine is asked for, in bits per second; nil: nothing is said.
-type bandwidth struct {
+// Bandwidth is what the engine is asked for, in bits per second; nil: nothing is said.
+type Bandwidth struct {
 	In  *uint64 `json:",omitempty"`
 	Out *uint64 `json:",omitempty"`
 }
 
-func addBandwidthFlags(f *pflag.FlagSet) *bandwidthFlags {
-	b := &bandwidthFlags{}
+// AddRates declares them.
+func AddRates(f *pflag.FlagSet) *Rates {
+	b := &Rates{}
 	f.StringVar(&b.in, "bandwidth-in", "", "what it may receive on each of its links per second, such as 10mbit; 0 for no limit")
 	f.StringVar(&b.out, "bandwidth-out", "", "what it may send on each of its links per second")
 	return b
 }
 
-func (b *bandwidthFlags) read() (out bandwidth, err error) {
+// Read is called after the flags were parsed.
+func (b *Rates) Read() (out Bandwidth, err error) {
 	for _, r := range []struct {
 		flag, text string
 		into       **uint64
@@ -84,8 +87,8 @@ func bytesOf(what, s string) (int64, error) {
 	return n, nil
 }
 
-// into sets what was asked for.
-func (l *limitFlags) into(r *container.Resources) (err error) {
+// Into sets what was asked for.
+func (l *Limits) Into(r *container.Resources) (err error) {
 	if r.Memory, err = bytesOf("memory limit", l.memory); err != nil {
 		return err
 	}
@@ -103,7 +106,7 @@ func (l *limitFlags) into(r *container.Resources) (err error) {
 	return nil
 }
 
-// hardware flags are of devices, for run and create.
+// deviceFlags are of devices, for run and create.
 type deviceFlags struct {
 	devices, rules, readBps, writeBps, readIOps, writeIOps, ulimits []string
 }
