@@ -82,6 +82,7 @@ func TestArrows(t *testing.T) {
 		{"./rt/engine", []string{"rt/api", "rt/client", "rt/daemon", "init/keeper", "cmd"}, "nothing calls back up; the engine talks to the keeper through init/notify"},
 		{"./rt/api", []string{"rt/client", "rt/daemon", "cmd"}, "HTTP to jobs and back"},
 		{"./rt/client/...", []string{"rt/engine", "rt/api", "rt/store", "rt/logs", "layers/archive", "layers/blob", "layers/catalog", "layers/distribution", "layers/driver", "layers/graph", "layers/image", "layers/record", "layers/registry", "layers/repo", "layers/unpacked", "layers/origin", "layers/fsck", "netcfg", "sandbox", "cmd"}, "the client talks to whatever answers the API"},
+		{"./rt/client/command", []string{"rt/client/flags", "rt/client/dockerconfig", "rt/client/localtar", "layers", "netcfg", "sandbox", "rt/engine", "rt/api", "rt/store", "init", "configs", "cmd"}, "what verbs share knows none of them"},
 		{"./rt/client/conn", []string{"layers", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "a connection knows neither the verbs nor what they are about"},
 		{"./rt/client/dockerconfig", []string{"layers/repo", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "credentials are a file and helpers: nothing of the engine, nothing of what is asked on a terminal"},
 		{"./rt/client/flags", []string{"layers", "netcfg", "sandbox", "rt", "init", "cmd"}, "flags become requests before anybody is asked"},

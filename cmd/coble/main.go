@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/coble-os/coble/rt/client"
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/daemon"
 	"github.com/coble-os/coble/rt/oci"
 )
@@ -31,7 +32,7 @@ func main() {
 		os.Exit(oci.Main(version, args))
 	}
 	err := face(args)
-	var exit *client.ExitError
+	var exit *command.ExitError
 	switch {
 	case err == nil:
 	case errors.As(err, &exit):
@@ -52,7 +53,7 @@ func face(args []string) error {
 	}
 	if len(args) == 0 {
 		help(os.Stderr)
-		return &client.ExitError{Status: 125}
+		return &command.ExitError{Status: 125}
 	}
 	switch args[0] {
 	case "init":

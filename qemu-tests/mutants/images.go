@@ -43,6 +43,6 @@ func images() []mutant {
 		{"repo: a damaged store that is repaired from does not end the engine", "layers/origin/store.go", "defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))", "_ = debug.SetPanicOnFault", "./layers/repo", "TestRepairFromBadStores"},
 		{"graph: a path never means what is gone", "layers/graph/path.go", "return g.Link(Edge{PathPrefix + p, kindIs, to})", "return g.out.Put(key(PathPrefix+p, kindIs, to), []byte{})", "./layers/graph", "TestPaths"},
 		{"api: half an archive does not look whole", "rt/api/archives.go", "panic(http.ErrAbortHandler)", "return nil", "./rt/daemon", "TestSaveOfDamagedImage"},
-		{"client: a stream that breaks off leaves the old file", "rt/client/archives.go", "if err = errors.Join(err, f.Chmod(0o600), f.Close()); err == nil {", "if err2 := errors.Join(f.Chmod(0o600), f.Close()); err2 == nil {", "./rt/client", "TestOutput"},
+		{"client: a stream that breaks off leaves the old file", "rt/client/command/output.go", "if err = errors.Join(err, f.Chmod(0o600), f.Close()); err == nil {", "if err2 := errors.Join(f.Chmod(0o600), f.Close()); err2 == nil {", "./rt/client/command", "TestOutput"},
 	}
 }

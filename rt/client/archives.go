@@ -3,56 +3,22 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
+
+	"github.com/coble-os/coble/rt/client/command"
 )
 
-// output writes a stream to a file, or to standard output if that is no terminal. A file gets its name only once it is
-// whole, so that an old one is not lost to a stream that breaks off.
-func (a *app) output(file string, from io.Reader) error {
-	if file == "" {
-		if f, ok := a.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-			return errors.New("refusing to write an archive to a terminal: give a file with -o, or redirect")
-		}
-		_, err := io.Copy(a.out, from)
-		return err
-	}
-	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {
-		f, err := os.OpenFile(file, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, from)
-		return errors.Join(err, f.Close())
-	}
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-")
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, from)
-	if err = errors.Join(err, f.Chmod(0o600), f.Close()); err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
-}
-
-func saveVerb(f *pflag.FlagSet) runner {
+func saveVerb(f *pflag.FlagSet) command.Run {
 	to := f.StringP("output", "o", "", "file to write (default: standard output)")
 	platform := f.String("platform", "", "os/architecture[/variant] that the images must be for")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "images"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "images"); err != nil {
 			return err
 		}
 		resp, err := a.Do(ctx, "GET", "/images/get", url.Values{"names": args, "platform": {*platform}}, nil)
@@ -60,14 +26,14 @@ func saveVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		defer resp.Body.Close()
-		return a.output(*to, resp.Body)
+		return a.Output(*to, resp.Body)
 	}
 }
 
-func exportVerb(f *pflag.FlagSet) runner {
+func exportVerb(f *pflag.FlagSet) command.Run {
 	to := f.StringP("output", "o", "", "file to write (default: standard output)")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "a container"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "a container"); err != nil {
 			return err
 		}
 		resp, err := a.Do(ctx, "GET", path(args[0], "export"), nil, nil)
@@ -75,19 +41,19 @@ func exportVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		defer resp.Body.Close()
-		return a.output(*to, resp.Body)
+		return a.Output(*to, resp.Body)
 	}
 }
 
-func importVerb(f *pflag.FlagSet) runner {
+func importVerb(f *pflag.FlagSet) command.Run {
 	changes := f.StringArrayP("change", "c", nil, "instruction of a Dockerfile to apply, such as 'CMD [\"sh\"]'")
 	message := f.StringP("message", "m", "", "comment of the image")
 	platform := f.String("platform", "", "what it is for, such as linux/arm/v7 (default: the engine's machine)")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 2, "a file, a URL or - and a name"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 2, "a file, a URL or - and a name"); err != nil {
 			return err
 		}
-		from, src := a.in, "-"
+		from, src := a.In, "-"
 		if strings.HasPrefix(args[0], "http://") || strings.HasPrefix(args[0], "https://") {
 			from, src = nil, args[0]
 		} else if args[0] != "-" {
@@ -111,18 +77,18 @@ func importVerb(f *pflag.FlagSet) runner {
 		if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, out.Status)
+		fmt.Fprintln(a.Out, out.Status)
 		return nil
 	}
 }
 
-func commitVerb(f *pflag.FlagSet) runner {
+func commitVerb(f *pflag.FlagSet) command.Run {
 	author := f.StringP("author", "a", "", "author of the image")
 	changes := f.StringArrayP("change", "c", nil, "instruction of a Dockerfile to apply, such as 'CMD [\"sh\"]'")
 	message := f.StringP("message", "m", "", "comment of the image")
 	pause := f.BoolP("pause", "p", true, "freeze the container meanwhile")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 2, "a container and a name"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 2, "a container and a name"); err != nil {
 			return err
 		}
 		q := url.Values{"container": {args[0]}, "author": {*author}, "comment": {*message}, "changes": *changes, "pause": {strconv.FormatBool(*pause)}}
@@ -133,14 +99,14 @@ func commitVerb(f *pflag.FlagSet) runner {
 		if err := a.Call(ctx, "POST", "/commit", q, nil, &out); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, out.ID)
+		fmt.Fprintln(a.Out, out.ID)
 		return nil
 	}
 }
 
-func diffVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "a container"); err != nil {
+func diffVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "a container"); err != nil {
 			return err
 		}
 		var out []struct {
@@ -151,7 +117,7 @@ func diffVerb(*pflag.FlagSet) runner {
 			return err
 		}
 		for _, c := range out {
-			fmt.Fprintf(a.out, "%c %s\n", "CAD"[c.Kind%3], c.Path)
+			fmt.Fprintf(a.Out, "%c %s\n", "CAD"[c.Kind%3], c.Path)
 		}
 		return nil
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/conn"
 )
 
@@ -25,19 +26,19 @@ import (
 func startStatus(err error) error {
 	var e *conn.Error
 	if !errors.As(err, &e) {
-		return &ExitError{125, err}
+		return &command.ExitError{Status: 125, Err: err}
 	}
 	switch {
 	case strings.Contains(e.Message, "executable file not found"), strings.Contains(e.Message, "no such file or directory"):
-		return &ExitError{127, err}
+		return &command.ExitError{Status: 127, Err: err}
 	case strings.Contains(e.Message, "permission denied"), strings.Contains(e.Message, "exec format error"):
-		return &ExitError{126, err}
+		return &command.ExitError{Status: 126, Err: err}
 	}
-	return &ExitError{125, err}
+	return &command.ExitError{Status: 125, Err: err}
 }
 
 // startAttached connects, starts the container and returns its exit code as an error.
-func (a *app) startAttached(ctx context.Context, id string, tty, stdin, autoRemove bool) error {
+func startAttached(ctx context.Context, a *command.App, id string, tty, stdin, autoRemove bool) error {
 	q := url.Values{"stream": {"1"}, "stdout": {"1"}, "stderr": {"1"}}
 	if stdin {
 		q.Set("stdin", "1")
@@ -51,8 +52,8 @@ func (a *app) startAttached(ctx context.Context, id string, tty, stdin, autoRemo
 	if autoRemove {
 		condition = "removed"
 	}
-	done := a.waitFor(ctx, id, condition)
-	restore := a.rawTerminal(tty)
+	done := waitFor(ctx, a, id, condition)
+	restore := rawTerminal(tty)
 	defer restore()
 	if err := a.Call(ctx, "POST", path(id, "start"), nil, nil, nil); err != nil {
 		if autoRemove {
@@ -60,16 +61,16 @@ func (a *app) startAttached(ctx context.Context, id string, tty, stdin, autoRemo
 		}
 		return startStatus(err)
 	}
-	stop := a.forwardSignals(ctx, id, tty)
+	stop := forwardSignals(ctx, a, id, tty)
 	defer stop()
-	a.resizeNow(ctx, id, tty)
-	a.copyStreams(nc, br, tty, stdin)
+	resizeNow(ctx, a, id, tty)
+	copyStreams(a, nc, br, tty, stdin)
 	w := <-done
 	if w.err != nil {
 		return w.err
 	}
 	if w.code != 0 {
-		return &ExitError{Status: w.code}
+		return &command.ExitError{Status: w.code}
 	}
 	return nil
 }
@@ -80,7 +81,7 @@ type waitResult struct {
 }
 
 // waitFor begins to wait at once and answers later.
-func (a *app) waitFor(ctx context.Context, id, condition string) chan waitResult {
+func waitFor(ctx context.Context, a *command.App, id, condition string) chan waitResult {
 	done := make(chan waitResult, 1)
 	resp, err := a.Do(ctx, "POST", path(id, "wait"), url.Values{"condition": {condition}}, nil)
 	if err != nil {
@@ -97,24 +98,24 @@ func (a *app) waitFor(ctx context.Context, id, condition string) chan waitResult
 }
 
 // copyStreams copies output until it ends, and input until that ends.
-func (a *app) copyStreams(nc net.Conn, br *bufio.Reader, tty, stdin bool) {
+func copyStreams(a *command.App, nc net.Conn, br *bufio.Reader, tty, stdin bool) {
 	if stdin {
 		go func() {
-			io.Copy(nc, a.in)
+			io.Copy(nc, a.In)
 			if h, ok := nc.(interface{ CloseWrite() error }); ok {
 				h.CloseWrite()
 			}
 		}()
 	}
 	if tty {
-		io.Copy(a.out, br)
+		io.Copy(a.Out, br)
 		return
 	}
-	conn.Demux(br, a.out, a.err)
+	conn.Demux(br, a.Out, a.Err)
 }
 
 // rawTerminal hands the keys to the container unchanged; the returned function gives the terminal back.
-func (a *app) rawTerminal(tty bool) func() {
+func rawTerminal(tty bool) func() {
 	fd := int(os.Stdin.Fd())
 	if !tty || !term.IsTerminal(fd) {
 		return func() {}
@@ -126,14 +127,14 @@ func (a *app) rawTerminal(tty bool) func() {
 	return func() { term.Restore(fd, old) }
 }
 
-func (a *app) resizeNow(ctx context.Context, id string, tty bool) {
+func resizeNow(ctx context.Context, a *command.App, id string, tty bool) {
 	if tty {
-		a.resizeTo(ctx, path(id, "resize"))
+		resizeTo(ctx, a, path(id, "resize"))
 	}
 }
 
 // resizeTo tells a container or an exec the size of this terminal.
-func (a *app) resizeTo(ctx context.Context, at string) {
+func resizeTo(ctx context.Context, a *command.App, at string) {
 	cols, rows, err := term.GetSize(int(os.Stdout.Fd()))
 	if err == nil {
 		a.Call(ctx, "POST", at, url.Values{"h": {strconv.Itoa(rows)}, "w": {strconv.Itoa(cols)}}, nil, nil)
@@ -141,13 +142,13 @@ func (a *app) resizeTo(ctx context.Context, at string) {
 }
 
 // forwardSignals sends the client's signals to the container, and the terminal's size when it changes.
-func (a *app) forwardSignals(ctx context.Context, id string, tty bool) func() {
+func forwardSignals(ctx context.Context, a *command.App, id string, tty bool) func() {
 	c := make(chan os.Signal, 16)
 	signal.Notify(c, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
 	go func() {
 		for s := range c {
 			if s == unix.SIGWINCH {
-				a.resizeNow(ctx, id, tty)
+				resizeNow(ctx, a, id, tty)
 				continue
 			}
 			a.Call(ctx, "POST", path(id, "kill"), url.Values{"signal": {fmt.Sprint(int(s.(unix.Signal)))}}, nil, nil)
@@ -166,10 +167,10 @@ type containerFacts struct {
 	HostConfig struct{ AutoRemove bool }
 }
 
-func attachVerb(f *pflag.FlagSet) runner {
+func attachVerb(f *pflag.FlagSet) command.Run {
 	noStdin := f.Bool("no-stdin", false, "send it nothing")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "a container"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "a container"); err != nil {
 			return err
 		}
 		var c containerFacts
@@ -189,45 +190,45 @@ func attachVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		defer nc.Close()
-		done := a.waitFor(ctx, c.ID, "not-running")
-		defer a.rawTerminal(c.Config.Tty)()
-		defer a.forwardSignals(ctx, c.ID, c.Config.Tty)()
-		a.resizeNow(ctx, c.ID, c.Config.Tty)
-		a.copyStreams(nc, br, c.Config.Tty, stdin)
+		done := waitFor(ctx, a, c.ID, "not-running")
+		defer rawTerminal(c.Config.Tty)()
+		defer forwardSignals(ctx, a, c.ID, c.Config.Tty)()
+		resizeNow(ctx, a, c.ID, c.Config.Tty)
+		copyStreams(a, nc, br, c.Config.Tty, stdin)
 		if w := <-done; w.err != nil || w.code != 0 {
-			return &ExitError{w.code, w.err}
+			return &command.ExitError{Status: w.code, Err: w.err}
 		}
 		return nil
 	}
 }
 
-func startVerb(f *pflag.FlagSet) runner {
+func startVerb(f *pflag.FlagSet) command.Run {
 	attach := f.BoolP("attach", "a", false, "show its output and exit with its code")
 	interactive := f.BoolP("interactive", "i", false, "send it the standard input")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "containers"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "containers"); err != nil {
 			return err
 		}
 		if !*attach && !*interactive {
-			return a.eachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, "start"), nil, nil, nil) })
+			return a.EachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, "start"), nil, nil, nil) })
 		}
-		if err := need(args, 1, 1, "one container with -a or -i"); err != nil {
+		if err := command.Need(args, 1, 1, "one container with -a or -i"); err != nil {
 			return err
 		}
 		var c containerFacts
 		if err := a.Call(ctx, "GET", path(args[0], "json"), nil, nil, &c); err != nil {
 			return err
 		}
-		return a.startAttached(ctx, c.ID, c.Config.Tty, *interactive && c.Config.OpenStdin, c.HostConfig.AutoRemove)
+		return startAttached(ctx, a, c.ID, c.Config.Tty, *interactive && c.Config.OpenStdin, c.HostConfig.AutoRemove)
 	}
 }
 
-func logsVerb(f *pflag.FlagSet) runner {
+func logsVerb(f *pflag.FlagSet) command.Run {
 	follow := f.BoolP("follow", "f", false, "go on until the container ends")
 	stamps := f.BoolP("timestamps", "t", false, "show when each line was printed")
 	tail := f.StringP("tail", "n", "all", "so many lines from the end")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "a container"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "a container"); err != nil {
 			return err
 		}
 		q := url.Values{"stdout": {"1"}, "stderr": {"1"}, "tail": {*tail}}
@@ -243,9 +244,9 @@ func logsVerb(f *pflag.FlagSet) runner {
 		}
 		defer resp.Body.Close()
 		if strings.HasSuffix(resp.Header.Get("Content-Type"), "raw-stream") {
-			_, err = io.Copy(a.out, resp.Body)
+			_, err = io.Copy(a.Out, resp.Body)
 			return err
 		}
-		return conn.Demux(resp.Body, a.out, a.err)
+		return conn.Demux(resp.Body, a.Out, a.Err)
 	}
 }

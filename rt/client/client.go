@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/conn"
 )
 
@@ -20,31 +21,11 @@ const DefaultHost = "unix:///run/coble/coble.sock"
 // Version is the client's.
 var Version = "dev"
 
-// ExitError ends the command with a status and, if there is one, a message.
-type ExitError struct {
-	Status int
-	Err    error
-}
-
-func (e *ExitError) Error() string {
-	if e.Err == nil {
-		return ""
-	}
-	return e.Err.Error()
-}
-
-// command is one verb.
-type command struct {
+// verb is one line of the table.
+type verb struct {
 	name, usage, help string
 	// setup declares flags and returns what runs after they were parsed.
-	setup func(f *pflag.FlagSet) func(ctx context.Context, a *app, args []string) error
-}
-
-// app is one run of the command line.
-type app struct {
-	*conn.Conn
-	in       io.Reader
-	out, err io.Writer
+	setup func(f *pflag.FlagSet) command.Run
 }
 
 // Names lists the verbs.
@@ -56,12 +37,12 @@ func Names() []string {
 	return append(names, "image", "container", "system", "network")
 }
 
-// Run runs `VERB ARGS…`. The error, if any, is an *ExitError.
+// Run runs `VERB ARGS…`. The error, if any, is a *command.ExitError.
 func Run(ctx context.Context, host string, args []string) error {
 	args = oneWord(args)
 	cmd := find(args[0])
 	if cmd == nil {
-		return &ExitError{125, fmt.Errorf("unknown command %q: see `coble help`", args[0])}
+		return &command.ExitError{Status: 125, Err: fmt.Errorf("unknown command %q: see `coble help`", args[0])}
 	}
 	f := pflag.NewFlagSet(cmd.name, pflag.ContinueOnError)
 	f.SetOutput(io.Discard)
@@ -73,13 +54,13 @@ func Run(ctx context.Context, host string, args []string) error {
 		return nil
 	}
 	if err != nil {
-		return &ExitError{125, fmt.Errorf("%w: see `coble %s --help`", err, cmd.name)}
+		return &command.ExitError{Status: 125, Err: fmt.Errorf("%w: see `coble %s --help`", err, cmd.name)}
 	}
 	c, err := conn.Dial(host)
 	if err != nil {
-		return &ExitError{125, err}
+		return &command.ExitError{Status: 125, Err: err}
 	}
-	return exitStatus(cmd, run(ctx, &app{c, os.Stdin, os.Stdout, os.Stderr}, f.Args()))
+	return exitStatus(cmd, run(ctx, &command.App{Conn: c, In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, f.Args()))
 }
 
 // oneWord turns Docker's verbs of two words into coble's: image ls is images, image save is save, container ps is ps. What
@@ -109,18 +90,18 @@ func oneWord(args []string) []string {
 }
 
 // exitStatus gives errors that have none the verb's: 125 for run, like docker, else 1.
-func exitStatus(cmd *command, err error) error {
-	var exit *ExitError
+func exitStatus(cmd *verb, err error) error {
+	var exit *command.ExitError
 	if err == nil || errors.As(err, &exit) {
 		return err
 	}
 	if cmd.name == "run" {
-		return &ExitError{125, err}
+		return &command.ExitError{Status: 125, Err: err}
 	}
-	return &ExitError{1, err}
+	return &command.ExitError{Status: 1, Err: err}
 }
 
-func find(name string) *command {
+func find(name string) *verb {
 	for _, c := range commands() {
 		if c.name == name {
 			return &c
@@ -134,26 +115,4 @@ func Help(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-11s %s\n", c.name, c.help)
 	}
-}
-
-// need checks the number of arguments; most < 0 is no limit.
-func need(args []string, least, most int, what string) error {
-	if len(args) < least || most >= 0 && len(args) > most {
-		return &ExitError{125, fmt.Errorf("want %s, got %d arguments", what, len(args))}
-	}
-	return nil
-}
-
-// eachOf does a thing to each name, says which, and goes on after an error.
-func (a *app) eachOf(names []string, do func(name string) error) error {
-	var bad error
-	for _, n := range names {
-		if err := do(n); err != nil {
-			fmt.Fprintln(a.err, "Error:", err)
-			bad = &ExitError{Status: 1}
-			continue
-		}
-		fmt.Fprintln(a.out, n)
-	}
-	return bad
 }

@@ -16,17 +16,18 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/conn"
 	"github.com/coble-os/coble/rt/client/localtar"
 )
 
-func cpVerb(f *pflag.FlagSet) runner {
+func cpVerb(f *pflag.FlagSet) command.Run {
 	o := localtar.Options{}
 	f.BoolVarP(&o.Owners, "archive", "a", false, "keep owners (default: root in the container, yourself here)")
 	f.BoolVarP(&o.Follow, "follow-link", "L", false, "copy what a link leads to")
 	f.BoolP("quiet", "q", false, "as with docker; coble shows no progress")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 2, 2, "CONTAINER:PATH and a path, or the reverse"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 2, 2, "CONTAINER:PATH and a path, or the reverse"); err != nil {
 			return err
 		}
 		from, src := splitPlace(args[0])
@@ -35,9 +36,9 @@ func cpVerb(f *pflag.FlagSet) runner {
 		case from != "" && to != "":
 			return errors.New("copying between containers is not supported: copy to a file and on")
 		case from != "":
-			return a.copyFrom(ctx, from, src, dst, o)
+			return copyFrom(ctx, a, from, src, dst, o)
 		case to != "":
-			return a.copyTo(ctx, src, to, dst, o)
+			return copyTo(ctx, a, src, to, dst, o)
 		}
 		return errors.New("neither path names a container: want CONTAINER:PATH; a local path with a colon begins with ./ or /")
 	}
@@ -68,7 +69,7 @@ func readStat(resp *http.Response) (st containerStat, err error) {
 }
 
 // statIn asks for a path of a container; ok is false if there is none.
-func (a *app) statIn(ctx context.Context, container, p string) (st containerStat, ok bool, err error) {
+func statIn(ctx context.Context, a *command.App, container, p string) (st containerStat, ok bool, err error) {
 	resp, err := a.Do(ctx, "HEAD", path(container, "archive"), url.Values{"path": {p}}, nil)
 	var api *conn.Error
 	if errors.As(err, &api) && api.Status == http.StatusNotFound {
@@ -82,9 +83,9 @@ func (a *app) statIn(ctx context.Context, container, p string) (st containerStat
 	return st, err == nil, err
 }
 
-func (a *app) copyFrom(ctx context.Context, container, src, dst string, o localtar.Options) error {
+func copyFrom(ctx context.Context, a *command.App, container, src, dst string, o localtar.Options) error {
 	if o.Follow {
-		if st, ok, err := a.statIn(ctx, container, src); err != nil {
+		if st, ok, err := statIn(ctx, a, container, src); err != nil {
 			return err
 		} else if ok && st.LinkTarget != "" {
 			src = st.LinkTarget
@@ -96,7 +97,7 @@ func (a *app) copyFrom(ctx context.Context, container, src, dst string, o localt
 	}
 	defer resp.Body.Close()
 	if dst == "-" {
-		return a.output("", resp.Body)
+		return a.Output("", resp.Body)
 	}
 	st, err := readStat(resp)
 	if err != nil {
@@ -110,21 +111,21 @@ func (a *app) copyFrom(ctx context.Context, container, src, dst string, o localt
 	if err != nil {
 		return err
 	}
-	x := localtar.Extraction{From: slashed.Base(slashed.Clean("/" + src)), To: name, Owners: o.Owners, Skipped: func(what string) { fmt.Fprintln(a.err, "left out:", what) }}
+	x := localtar.Extraction{From: slashed.Base(slashed.Clean("/" + src)), To: name, Owners: o.Owners, Skipped: func(what string) { fmt.Fprintln(a.Err, "left out:", what) }}
 	if strings.HasSuffix(src, "/.") || x.From == "/" {
 		x.From = "."
 	}
 	return x.Unpack(folder, resp.Body)
 }
 
-func (a *app) copyTo(ctx context.Context, src, container, dst string, o localtar.Options) error {
+func copyTo(ctx context.Context, a *command.App, src, container, dst string, o localtar.Options) error {
 	q := url.Values{"noOverwriteDirNonDir": {"true"}}
 	if o.Owners {
 		q.Set("copyUIDGID", "true")
 	}
 	if src == "-" {
 		q.Set("path", dst)
-		return a.put(ctx, container, q, a.in)
+		return put(ctx, a, container, q, a.In)
 	}
 	look := os.Lstat
 	if o.Follow || strings.HasSuffix(src, "/") || strings.HasSuffix(src, "/.") {
@@ -134,10 +135,10 @@ func (a *app) copyTo(ctx context.Context, src, container, dst string, o localtar
 	if err != nil {
 		return err
 	}
-	st, ok, err := a.statIn(ctx, container, dst)
+	st, ok, err := statIn(ctx, a, container, dst)
 	if err == nil && ok && st.LinkTarget != "" {
 		dst = st.LinkTarget
-		st, ok, err = a.statIn(ctx, container, dst)
+		st, ok, err = statIn(ctx, a, container, dst)
 	}
 	if err != nil {
 		return err
@@ -156,12 +157,12 @@ func (a *app) copyTo(ctx context.Context, src, container, dst string, o localtar
 	q.Set("path", folder)
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(localtar.Pack(w, src, name, o)) }()
-	err = a.put(ctx, container, q, r)
+	err = put(ctx, a, container, q, r)
 	r.Close()
 	return err
 }
 
-func (a *app) put(ctx context.Context, container string, q url.Values, body io.Reader) error {
+func put(ctx context.Context, a *command.App, container string, q url.Values, body io.Reader) error {
 	resp, err := a.Do(ctx, "PUT", path(container, "archive"), q, body, "Content-Type", "application/x-tar")
 	if err != nil {
 		return err

@@ -8,9 +8,11 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/rt/client/command"
 )
 
-func execVerb(f *pflag.FlagSet) runner {
+func execVerb(f *pflag.FlagSet) command.Run {
 	var req container.ExecCreateRequest
 	f.StringArrayVarP(&req.Env, "env", "e", nil, "NAME=value")
 	f.StringVarP(&req.User, "user", "u", "", "user[:group] to run as")
@@ -19,8 +21,8 @@ func execVerb(f *pflag.FlagSet) runner {
 	f.BoolVarP(&req.AttachStdin, "interactive", "i", false, "send it the standard input")
 	f.BoolVar(&req.Privileged, "privileged", false, "give it all capabilities")
 	detach := f.BoolP("detach", "d", false, "do not wait for it")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 2, -1, "a container and a command"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 2, -1, "a container and a command"); err != nil {
 			return err
 		}
 		req.Cmd, req.AttachStdout, req.AttachStderr = args[1:], !*detach, !*detach
@@ -35,7 +37,7 @@ func execVerb(f *pflag.FlagSet) runner {
 		if *detach {
 			return a.Call(ctx, "POST", at+"/start", nil, start, nil)
 		}
-		if err := a.execAttached(ctx, at, start, req); err != nil {
+		if err := execAttached(ctx, a, at, start, req); err != nil {
 			return err
 		}
 		var end container.ExecInspectResponse
@@ -43,14 +45,14 @@ func execVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		if end.ExitCode != nil && *end.ExitCode != 0 {
-			return &ExitError{Status: *end.ExitCode}
+			return &command.ExitError{Status: *end.ExitCode}
 		}
 		return nil
 	}
 }
 
 // execAttached runs it with its streams connected.
-func (a *app) execAttached(ctx context.Context, at string, start container.ExecStartRequest, req container.ExecCreateRequest) error {
+func execAttached(ctx context.Context, a *command.App, at string, start container.ExecStartRequest, req container.ExecCreateRequest) error {
 	body, err := json.Marshal(start)
 	if err != nil {
 		return err
@@ -60,10 +62,10 @@ func (a *app) execAttached(ctx context.Context, at string, start container.ExecS
 		return err
 	}
 	defer nc.Close()
-	defer a.rawTerminal(req.Tty)()
+	defer rawTerminal(req.Tty)()
 	if req.Tty {
-		a.resizeTo(ctx, at+"/resize")
+		resizeTo(ctx, a, at+"/resize")
 	}
-	a.copyStreams(nc, br, req.Tty, req.AttachStdin)
+	copyStreams(a, nc, br, req.Tty, req.AttachStdin)
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/dockerconfig"
 )
 
@@ -44,11 +45,11 @@ func (f finding) String() string {
 	return b.String()
 }
 
-func fsckVerb(f *pflag.FlagSet) runner {
+func fsckVerb(f *pflag.FlagSet) command.Run {
 	quick := f.Bool("quick", false, "look whether everything is there, not what is in it")
 	repair := f.String("repair", "", "bring damaged files back from this archive, OCI layout folder or folder of another store, from `registry` (the images' own), or from registry://HOST:PORT")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, -1, "images"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, -1, "images"); err != nil {
 			return err
 		}
 		q := url.Values{"quick": {strconv.FormatBool(*quick)}}
@@ -64,14 +65,14 @@ func fsckVerb(f *pflag.FlagSet) runner {
 		if len(args) == 0 {
 			args = []string{""}
 		}
-		header, err := a.repairAuth(ctx, q.Get("from"))
+		header, err := repairAuth(ctx, a, q.Get("from"))
 		if err != nil {
 			return err
 		}
 		left := 0
 		for _, image := range args {
 			q.Set("image", image)
-			n, err := a.fsck(ctx, q, header)
+			n, err := fsck(ctx, a, q, header)
 			if err != nil {
 				return err
 			}
@@ -88,7 +89,7 @@ func fsckVerb(f *pflag.FlagSet) runner {
 }
 
 // fsck prints what one check finds, and returns how much of it remains.
-func (a *app) fsck(ctx context.Context, q url.Values, header []string) (left int, err error) {
+func fsck(ctx context.Context, a *command.App, q url.Values, header []string) (left int, err error) {
 	resp, err := a.Do(ctx, "POST", "/coble/fsck", q, nil, header...)
 	if err != nil {
 		return 0, err
@@ -116,18 +117,18 @@ func (a *app) fsck(ctx context.Context, q url.Values, header []string) (left int
 			if !m.Finding.Repaired {
 				left++
 			}
-			fmt.Fprintln(a.out, m.Finding)
+			fmt.Fprintln(a.Out, m.Finding)
 		case m.Layer != "" && isTerm:
-			fmt.Fprintf(a.err, "\r\x1b[Klayer %d of %d", m.N, m.Of)
+			fmt.Fprintf(a.Err, "\r\x1b[Klayer %d of %d", m.N, m.Of)
 		}
 		if done = m.Done; done && isTerm {
-			fmt.Fprint(a.err, "\r\x1b[K")
+			fmt.Fprint(a.Err, "\r\x1b[K")
 		}
 	}
 }
 
 // repairAuth is the header that lets the engine in where it may repair from: a neighbour, or the registries of all images.
-func (a *app) repairAuth(ctx context.Context, from string) ([]string, error) {
+func repairAuth(ctx context.Context, a *command.App, from string) ([]string, error) {
 	servers := map[string]bool{}
 	if host, neighbour := strings.CutPrefix(from, "registry://"); neighbour {
 		servers[dockerconfig.ServerKey(host)] = true

@@ -13,14 +13,16 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/coble-os/coble/rt/client/command"
 )
 
-func loadVerb(f *pflag.FlagSet) runner {
+func loadVerb(f *pflag.FlagSet) command.Run {
 	input := f.StringP("input", "i", "", "archive to read (default: standard input)")
 	quiet := f.BoolP("quiet", "q", false, "no progress")
 	platform := f.String("platform", "", "os/architecture[/variant] of the images to take, and of no others")
-	return func(ctx context.Context, a *app, args []string) error {
-		from := a.in
+	return func(ctx context.Context, a *command.App, args []string) error {
+		from := a.In
 		if *input != "" {
 			file, err := os.Open(*input)
 			if err != nil {
@@ -36,12 +38,12 @@ func loadVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		defer resp.Body.Close()
-		return a.showProgress(resp.Body)
+		return showProgress(a, resp.Body)
 	}
 }
 
 // showProgress prints the engine's JSON lines: results as they come, progress on one line of a terminal.
-func (a *app) showProgress(r io.Reader) error {
+func showProgress(a *command.App, r io.Reader) error {
 	isTerm := term.IsTerminal(int(os.Stderr.Fd()))
 	for d := json.NewDecoder(r); ; {
 		var m struct {
@@ -57,17 +59,17 @@ func (a *app) showProgress(r io.Reader) error {
 		case m.Error != "":
 			return errors.New(m.Error)
 		case m.Stream != "":
-			fmt.Fprint(a.out, m.Stream)
+			fmt.Fprint(a.Out, m.Stream)
 		case isTerm:
-			fmt.Fprintf(a.err, "\r\x1b[K%s %s %s", m.Status, m.ID, units.HumanSize(float64(m.ProgressDetail.Current)))
+			fmt.Fprintf(a.Err, "\r\x1b[K%s %s %s", m.Status, m.ID, units.HumanSize(float64(m.ProgressDetail.Current)))
 		}
 	}
 }
 
-func rmiVerb(f *pflag.FlagSet) runner {
+func rmiVerb(f *pflag.FlagSet) command.Run {
 	force := f.BoolP("force", "f", false, "remove it though stopped containers were made from it")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "images"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "images"); err != nil {
 			return err
 		}
 		for _, n := range args {
@@ -76,25 +78,25 @@ func rmiVerb(f *pflag.FlagSet) runner {
 				return err
 			}
 			for _, r := range out {
-				a.removed(r.Untagged, r.Deleted)
+				removed(a, r.Untagged, r.Deleted)
 			}
 		}
 		return nil
 	}
 }
 
-func (a *app) removed(untagged, deleted string) {
+func removed(a *command.App, untagged, deleted string) {
 	if untagged != "" {
-		fmt.Fprintln(a.out, "Untagged:", untagged)
+		fmt.Fprintln(a.Out, "Untagged:", untagged)
 		return
 	}
-	fmt.Fprintln(a.out, "Deleted:", deleted)
+	fmt.Fprintln(a.Out, "Deleted:", deleted)
 }
 
-func planVerb(f *pflag.FlagSet) runner {
+func planVerb(f *pflag.FlagSet) command.Run {
 	asJSON := f.Bool("json", false, "as JSON")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "a container"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "a container"); err != nil {
 			return err
 		}
 		q := url.Values{}
@@ -106,7 +108,7 @@ func planVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		defer resp.Body.Close()
-		_, err = io.Copy(a.out, resp.Body)
+		_, err = io.Copy(a.Out, resp.Body)
 		return err
 	}
 }

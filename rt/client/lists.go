@@ -10,14 +10,10 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/flags"
 	"github.com/coble-os/coble/rt/client/render"
 )
-
-// table writes aligned columns.
-func (a *app) table(rows [][]string) { render.Table(a.out, rows) }
-
-func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
 
 type portSummary struct {
 	IP                      string
@@ -25,11 +21,11 @@ type portSummary struct {
 	Type                    string
 }
 
-func psVerb(f *pflag.FlagSet) runner {
+func psVerb(f *pflag.FlagSet) command.Run {
 	all := f.BoolP("all", "a", false, "stopped ones too")
 	quiet := f.BoolP("quiet", "q", false, "ids only")
 	long := f.Bool("no-trunc", false, "whole ids and commands")
-	return func(ctx context.Context, a *app, args []string) error {
+	return func(ctx context.Context, a *command.App, args []string) error {
 		var list []struct {
 			ID, Image, Command, Status string
 			Names                      []string
@@ -53,13 +49,13 @@ func psVerb(f *pflag.FlagSet) runner {
 				}
 			}
 			if *quiet {
-				fmt.Fprintln(a.out, id)
+				fmt.Fprintln(a.Out, id)
 				continue
 			}
-			rows = append(rows, []string{id, c.Image, `"` + cmd + `"`, ago(time.Unix(c.Created, 0)), c.Status, portText(c.Ports), strings.TrimPrefix(strings.Join(c.Names, ","), "/")})
+			rows = append(rows, []string{id, c.Image, `"` + cmd + `"`, render.Ago(time.Unix(c.Created, 0)), c.Status, portText(c.Ports), strings.TrimPrefix(strings.Join(c.Names, ","), "/")})
 		}
 		if !*quiet {
-			a.table(rows)
+			a.Table(rows)
 		}
 		return nil
 	}
@@ -77,12 +73,12 @@ func portText(ports []portSummary) string {
 	return strings.Join(out, ", ")
 }
 
-func imagesVerb(f *pflag.FlagSet) runner {
+func imagesVerb(f *pflag.FlagSet) command.Run {
 	quiet := f.BoolP("quiet", "q", false, "ids only")
 	long := f.Bool("no-trunc", false, "whole ids")
 	filters := f.StringArrayP("filter", "f", nil, "only those with reference=PATTERN, label=NAME[=VALUE], dangling=true, before=IMAGE, since=IMAGE or until=TIME")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 1, "at most a repository"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 1, "at most a repository"); err != nil {
 			return err
 		}
 		for _, r := range args {
@@ -107,7 +103,7 @@ func imagesVerb(f *pflag.FlagSet) runner {
 				id = strings.TrimPrefix(id, "sha256:")[:12]
 			}
 			if *quiet {
-				fmt.Fprintln(a.out, id)
+				fmt.Fprintln(a.Out, id)
 				continue
 			}
 			tags := i.RepoTags
@@ -116,22 +112,22 @@ func imagesVerb(f *pflag.FlagSet) runner {
 			}
 			for _, t := range tags {
 				at := strings.LastIndex(t, ":")
-				rows = append(rows, []string{t[:at], t[at+1:], id, ago(time.Unix(i.Created, 0)), units.HumanSizeWithPrecision(float64(i.Size), 3)})
+				rows = append(rows, []string{t[:at], t[at+1:], id, render.Ago(time.Unix(i.Created, 0)), units.HumanSizeWithPrecision(float64(i.Size), 3)})
 			}
 		}
 		if !*quiet {
-			a.table(rows)
+			a.Table(rows)
 		}
 		return nil
 	}
 }
 
-func jobsVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
+func jobsVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
 		if len(args) == 2 && args[0] == "kill" {
 			return a.Call(ctx, "DELETE", "/coble/jobs/"+url.PathEscape(args[1]), nil, nil, nil)
 		}
-		if err := need(args, 0, 0, "nothing, or `kill ID`"); err != nil {
+		if err := command.Need(args, 0, 0, "nothing, or `kill ID`"); err != nil {
 			return err
 		}
 		var list []struct {
@@ -160,25 +156,25 @@ func jobsVerb(*pflag.FlagSet) runner {
 			}
 			rows = append(rows, []string{fmt.Sprint(j.ID), j.Name, j.Started.Local().Format("15:04:05.000"), took.Round(10 * time.Microsecond).String(), units.HumanSizeWithPrecision(float64(j.Written), 3), status, strings.Join(j.Args, " ")})
 		}
-		a.table(rows)
+		a.Table(rows)
 		return nil
 	}
 }
 
-func versionVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		fmt.Fprintf(a.out, "Client: coble %s\n", Version)
+func versionVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		fmt.Fprintf(a.Out, "Client: coble %s\n", Version)
 		var v struct{ Version, ApiVersion, KernelVersion, Os, Arch, GoVersion string }
 		if err := a.Call(ctx, "GET", "/version", nil, nil, &v); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.out, "Engine: coble %s\n API version: %s\n Go version:  %s\n OS/Arch:     %s/%s\n Kernel:      %s\n", v.Version, v.ApiVersion, v.GoVersion, v.Os, v.Arch, v.KernelVersion)
+		fmt.Fprintf(a.Out, "Engine: coble %s\n API version: %s\n Go version:  %s\n OS/Arch:     %s/%s\n Kernel:      %s\n", v.Version, v.ApiVersion, v.GoVersion, v.Os, v.Arch, v.KernelVersion)
 		return nil
 	}
 }
 
-func infoVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
+func infoVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
 		var i struct {
 			ID, Name, ServerVersion, Driver, CgroupVersion, KernelVersion, OperatingSystem, Architecture, DockerRootDir string
 			DriverStatus                                                                                                [][2]string
@@ -200,7 +196,7 @@ func infoVerb(*pflag.FlagSet) runner {
 		for _, s := range i.DriverStatus {
 			rows = append(rows, []string{" " + s[0] + ":", s[1]})
 		}
-		a.table(append(rows, [][]string{
+		a.Table(append(rows, [][]string{
 			{"Cgroups:", "v" + i.CgroupVersion},
 			{"Kernel:", i.KernelVersion},
 			{"System:", i.OperatingSystem + ", " + i.Architecture},
@@ -209,14 +205,14 @@ func infoVerb(*pflag.FlagSet) runner {
 			{"ID:", i.ID},
 		}...))
 		for _, w := range i.Warnings {
-			fmt.Fprintln(a.out, "warning:", w)
+			fmt.Fprintln(a.Out, "warning:", w)
 		}
 		return nil
 	}
 }
 
-func statusVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
+func statusVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
 		var s struct {
 			Hostname, Version string
 			Uptime            float64
@@ -236,17 +232,17 @@ func statusVerb(*pflag.FlagSet) runner {
 		if err := a.Call(ctx, "GET", "/coble/status", nil, nil, &s); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.out, "%s, coble %s, up %s\n", s.Hostname, s.Version, units.HumanDuration(time.Duration(s.Uptime*1e6)))
+		fmt.Fprintf(a.Out, "%s, coble %s, up %s\n", s.Hostname, s.Version, units.HumanDuration(time.Duration(s.Uptime*1e6)))
 		for _, p := range s.Problems {
-			fmt.Fprintln(a.out, "problem:", p)
+			fmt.Fprintln(a.Out, "problem:", p)
 		}
 		if len(s.Links) > 0 {
 			rows := [][]string{{"LINK", "STATE", "SINCE", "ADDRESSES", "MESSAGE"}}
 			for _, l := range s.Links {
-				rows = append(rows, []string{l.Name, l.State, ago(l.Since), strings.Join(l.Addresses, ", "), l.Problem})
+				rows = append(rows, []string{l.Name, l.State, render.Ago(l.Since), strings.Join(l.Addresses, ", "), l.Problem})
 			}
-			a.table(rows)
-			fmt.Fprintln(a.out)
+			a.Table(rows)
+			fmt.Fprintln(a.Out)
 		}
 		rows := [][]string{{"CONTAINER", "STATE", "SINCE", "RESTARTS", "WRITTEN", "IMAGE", "MESSAGE"}}
 		for _, c := range s.Containers {
@@ -256,11 +252,11 @@ func statusVerb(*pflag.FlagSet) runner {
 			}
 			since := "never"
 			if !c.Since.IsZero() {
-				since = ago(c.Since)
+				since = render.Ago(c.Since)
 			}
 			rows = append(rows, []string{c.Name, state, since, fmt.Sprint(c.Restarts), units.HumanSizeWithPrecision(float64(c.Written), 3), c.Image, c.Error})
 		}
-		a.table(rows)
+		a.Table(rows)
 		return nil
 	}
 }

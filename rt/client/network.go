@@ -10,16 +10,17 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/spf13/pflag"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/conn"
 	"github.com/coble-os/coble/rt/client/flags"
 )
 
-func networksVerb(f *pflag.FlagSet) runner {
+func networksVerb(f *pflag.FlagSet) command.Run {
 	quiet := f.BoolP("quiet", "q", false, "ids only")
 	long := f.Bool("no-trunc", false, "whole ids")
 	filters := f.StringArrayP("filter", "f", nil, "driver=, id=, label=, name=, type=custom|builtin or dangling=true")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 0, "nothing"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 0, "nothing"); err != nil {
 			return err
 		}
 		q, err := flags.Filters(*filters)
@@ -37,19 +38,19 @@ func networksVerb(f *pflag.FlagSet) runner {
 				id = id[:min(12, len(id))]
 			}
 			if *quiet {
-				fmt.Fprintln(a.out, id)
+				fmt.Fprintln(a.Out, id)
 				continue
 			}
 			rows = append(rows, []string{id, n.Name, n.Driver, n.Scope})
 		}
 		if !*quiet {
-			a.table(rows)
+			a.Table(rows)
 		}
 		return nil
 	}
 }
 
-func networkCreateVerb(f *pflag.FlagSet) runner {
+func networkCreateVerb(f *pflag.FlagSet) command.Run {
 	driver := f.StringP("driver", "d", "bridge", "bridge: there is no other")
 	subnets := f.StringArray("subnet", nil, "addresses of the network, such as 10.90.0.0/24; one for IPv4, one for IPv6")
 	ranges := f.StringArray("ip-range", nil, "the part of a subnet that containers get addresses from")
@@ -60,8 +61,8 @@ func networkCreateVerb(f *pflag.FlagSet) runner {
 	internal := f.Bool("internal", false, "nothing goes out or comes in")
 	v6 := f.Bool("ipv6", false, "IPv6 too")
 	f.Bool("attachable", false, "as with docker; every network is")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "a name"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "a name"); err != nil {
 			return err
 		}
 		pools, err := flags.IPAM(*subnets, *ranges, *gateways, *aux)
@@ -76,15 +77,15 @@ func networkCreateVerb(f *pflag.FlagSet) runner {
 		if err := a.Call(ctx, "POST", "/networks/create", nil, n, &out); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, out.ID)
+		fmt.Fprintln(a.Out, out.ID)
 		return nil
 	}
 }
 
-func networkRmVerb(f *pflag.FlagSet) runner {
+func networkRmVerb(f *pflag.FlagSet) command.Run {
 	force := f.BoolP("force", "f", false, "no error for a network that there is not")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "a network"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "a network"); err != nil {
 			return err
 		}
 		var errs []error
@@ -95,7 +96,7 @@ func networkRmVerb(f *pflag.FlagSet) runner {
 				err = nil
 			}
 			if err == nil {
-				fmt.Fprintln(a.out, name)
+				fmt.Fprintln(a.Out, name)
 			}
 			errs = append(errs, err)
 		}
@@ -103,9 +104,9 @@ func networkRmVerb(f *pflag.FlagSet) runner {
 	}
 }
 
-func networkInspectVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "a network"); err != nil {
+func networkInspectVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "a network"); err != nil {
 			return err
 		}
 		list := []network.Inspect{}
@@ -116,16 +117,16 @@ func networkInspectVerb(*pflag.FlagSet) runner {
 			}
 			list = append(list, n)
 		}
-		e := json.NewEncoder(a.out)
+		e := json.NewEncoder(a.Out)
 		e.SetIndent("", "    ")
 		return e.Encode(list)
 	}
 }
 
-func networkConnectVerb(f *pflag.FlagSet) runner {
+func networkConnectVerb(f *pflag.FlagSet) command.Run {
 	end := flags.AddEndpoint(f, "")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 2, 2, "a network and a container"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 2, 2, "a network and a container"); err != nil {
 			return err
 		}
 		settings, err := end.Settings()
@@ -136,21 +137,21 @@ func networkConnectVerb(f *pflag.FlagSet) runner {
 	}
 }
 
-func networkDisconnectVerb(f *pflag.FlagSet) runner {
+func networkDisconnectVerb(f *pflag.FlagSet) command.Run {
 	f.BoolP("force", "f", false, "as with docker")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 2, 2, "a network and a container"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 2, 2, "a network and a container"); err != nil {
 			return err
 		}
 		return a.Call(ctx, "POST", "/networks/"+url.PathEscape(args[0])+"/disconnect", nil, map[string]string{"Container": args[1]}, nil)
 	}
 }
 
-func networkPruneVerb(f *pflag.FlagSet) runner {
+func networkPruneVerb(f *pflag.FlagSet) command.Run {
 	f.BoolP("force", "f", false, "as with docker; coble asks nothing")
 	filters := f.StringArray("filter", nil, "only those with until=TIME, label=NAME[=VALUE] or label!=NAME[=VALUE]")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 0, "nothing"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 0, "nothing"); err != nil {
 			return err
 		}
 		q, err := flags.Filters(*filters)
@@ -162,7 +163,7 @@ func networkPruneVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		for _, n := range out.NetworksDeleted {
-			fmt.Fprintln(a.out, "Deleted:", n)
+			fmt.Fprintln(a.Out, "Deleted:", n)
 		}
 		return nil
 	}

@@ -12,14 +12,15 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/render"
 	"github.com/coble-os/coble/rt/netview"
 )
 
-func graphVerb(f *pflag.FlagSet) runner {
+func graphVerb(f *pflag.FlagSet) command.Run {
 	draw := addPictureFlags(f)
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 1, "at most one name"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 1, "at most one name"); err != nil {
 			return err
 		}
 		q := url.Values{}
@@ -30,10 +31,10 @@ func graphVerb(f *pflag.FlagSet) runner {
 		if err := a.Call(ctx, "GET", "/coble/graph", q, nil, g); err != nil {
 			return err
 		}
-		if drawn, err := draw(a.out, g); drawn {
+		if drawn, err := draw(a.Out, g); drawn {
 			return err
 		}
-		g.Text(a.out)
+		g.Text(a.Out)
 		return nil
 	}
 }
@@ -55,11 +56,11 @@ func addPictureFlags(f *pflag.FlagSet) func(io.Writer, *render.Graph) (bool, err
 	}
 }
 
-func netVerb(f *pflag.FlagSet) runner {
+func netVerb(f *pflag.FlagSet) command.Run {
 	draw := addPictureFlags(f)
 	format := f.String("format", "table", "table or json")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 0, "nothing"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 0, "nothing"); err != nil {
 			return err
 		}
 		var raw json.RawMessage
@@ -70,18 +71,18 @@ func netVerb(f *pflag.FlagSet) runner {
 		if err := json.Unmarshal(raw, v); err != nil {
 			return fmt.Errorf("read the engine's answer: %w", err)
 		}
-		if drawn, err := draw(a.out, render.NetGraph(v)); drawn {
+		if drawn, err := draw(a.Out, render.NetGraph(v)); drawn {
 			return err
 		}
 		switch *format {
 		case "json":
-			e := json.NewEncoder(a.out)
+			e := json.NewEncoder(a.Out)
 			e.SetIndent("", "    ")
 			return e.Encode(raw)
 		case "table":
-			a.table(render.NetRows(v))
+			a.Table(render.NetRows(v))
 			for _, note := range render.NetNotes(v) {
-				fmt.Fprintln(a.out, note)
+				fmt.Fprintln(a.Out, note)
 			}
 			return nil
 		}
@@ -89,16 +90,16 @@ func netVerb(f *pflag.FlagSet) runner {
 	}
 }
 
-func bootVerb(f *pflag.FlagSet) runner {
+func bootVerb(f *pflag.FlagSet) command.Run {
 	svg := f.String("svg", "", "write a picture to this file instead")
-	return func(ctx context.Context, a *app, args []string) error {
+	return func(ctx context.Context, a *command.App, args []string) error {
 		var marks []render.Mark
 		if err := a.Call(ctx, "GET", "/coble/boot", nil, nil, &marks); err != nil {
 			return err
 		}
 		sort.SliceStable(marks, func(i, j int) bool { return int(marks[i].Start*1000) < int(marks[j].Start*1000) })
 		if *svg == "" {
-			render.Chart(a.out, marks)
+			render.Chart(a.Out, marks)
 			return nil
 		}
 		var b strings.Builder

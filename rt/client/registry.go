@@ -19,17 +19,18 @@ import (
 	"golang.org/x/term"
 
 	"github.com/coble-os/coble/layers/reference"
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/conn"
 	"github.com/coble-os/coble/rt/client/dockerconfig"
 	"github.com/coble-os/coble/rt/client/flags"
 )
 
-func pullVerb(f *pflag.FlagSet) runner {
+func pullVerb(f *pflag.FlagSet) command.Run {
 	all := f.BoolP("all-tags", "a", false, "every tag of the repository")
 	quiet := f.BoolP("quiet", "q", false, "print the image's name only")
 	platform := f.String("platform", "", "os/architecture[/variant] instead of this machine's")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "an image"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "an image"); err != nil {
 			return err
 		}
 		name, err := reference.Parse(args[0])
@@ -42,20 +43,20 @@ func pullVerb(f *pflag.FlagSet) runner {
 		if !*all {
 			name = name.Latest()
 		}
-		out := a.out
+		out := a.Out
 		if *quiet {
 			out = io.Discard
 		}
-		if err := a.pull(ctx, name.String(), *platform, out); err != nil {
+		if err := pull(ctx, a, name.String(), *platform, out); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, name)
+		fmt.Fprintln(a.Out, name)
 		return nil
 	}
 }
 
 // pull takes a normalised name; one without tag and digest is all tags.
-func (a *app) pull(ctx context.Context, name, platform string, out io.Writer) error {
+func pull(ctx context.Context, a *command.App, name, platform string, out io.Writer) error {
 	header, err := dockerconfig.Header(ctx, name)
 	if err != nil {
 		return err
@@ -72,11 +73,11 @@ func (a *app) pull(ctx context.Context, name, platform string, out io.Writer) er
 	return showTransfer(resp.Body, out)
 }
 
-func pushVerb(f *pflag.FlagSet) runner {
+func pushVerb(f *pflag.FlagSet) command.Run {
 	all := f.BoolP("all-tags", "a", false, "every tag of the repository that is here")
 	quiet := f.BoolP("quiet", "q", false, "print the image's name only")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "an image"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "an image"); err != nil {
 			return err
 		}
 		name, err := reference.Parse(args[0])
@@ -98,7 +99,7 @@ func pushVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		defer resp.Body.Close()
-		out := a.out
+		out := a.Out
 		if *quiet {
 			out = io.Discard
 		}
@@ -106,7 +107,7 @@ func pushVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		if *quiet {
-			fmt.Fprintln(a.out, args[0])
+			fmt.Fprintln(a.Out, args[0])
 		}
 		return nil
 	}
@@ -152,17 +153,17 @@ func amount(current, total int64) string {
 	return units.HumanSize(float64(current)) + "/" + units.HumanSize(float64(total))
 }
 
-func loginVerb(f *pflag.FlagSet) runner {
+func loginVerb(f *pflag.FlagSet) command.Run {
 	user := f.StringP("username", "u", "", "user name (default: asked for)")
 	pass := f.StringP("password", "p", "", "password (default: asked for)")
 	stdin := f.Bool("password-stdin", false, "read the password from standard input")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 1, "a registry"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 1, "a registry"); err != nil {
 			return err
 		}
 		server := dockerconfig.ServerKey(strings.Join(args, ""))
 		cr := dockerconfig.Credentials{Username: *user, Password: *pass, ServerAddress: server}
-		if err := a.askCredentials(&cr, *stdin); err != nil {
+		if err := askCredentials(a, &cr, *stdin); err != nil {
 			return err
 		}
 		var out struct{ Status, IdentityToken string }
@@ -174,12 +175,12 @@ func loginVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		if cr.IdentityToken = out.IdentityToken; conf.Helper(server) == "" {
-			fmt.Fprintf(a.err, "The credentials are stored unencrypted in %s.\n", conf.Path)
+			fmt.Fprintf(a.Err, "The credentials are stored unencrypted in %s.\n", conf.Path)
 		}
 		if err := conf.Put(ctx, server, cr); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, out.Status)
+		fmt.Fprintln(a.Out, out.Status)
 		return nil
 	}
 }
@@ -187,7 +188,7 @@ func loginVerb(f *pflag.FlagSet) runner {
 const maxSecret = 64 << 10 // bytes
 
 // askCredentials completes what flags left open.
-func (a *app) askCredentials(cr *dockerconfig.Credentials, stdin bool) error {
+func askCredentials(a *command.App, cr *dockerconfig.Credentials, stdin bool) error {
 	isTerm := term.IsTerminal(int(os.Stdin.Fd()))
 	switch {
 	case stdin && cr.Password != "":
@@ -195,7 +196,7 @@ func (a *app) askCredentials(cr *dockerconfig.Credentials, stdin bool) error {
 	case stdin && cr.Username == "":
 		return errors.New("--password-stdin needs --username")
 	case stdin:
-		raw, err := io.ReadAll(io.LimitReader(a.in, maxSecret))
+		raw, err := io.ReadAll(io.LimitReader(a.In, maxSecret))
 		cr.Password = strings.TrimRight(string(raw), "\r\n")
 		return err
 	case cr.Username != "" && cr.Password != "":
@@ -204,17 +205,17 @@ func (a *app) askCredentials(cr *dockerconfig.Credentials, stdin bool) error {
 		return errors.New("cannot ask for name and password: this is no terminal; use --username and --password-stdin")
 	}
 	if cr.Username == "" {
-		fmt.Fprint(a.err, "Username: ")
-		line, err := bufio.NewReader(a.in).ReadString('\n')
+		fmt.Fprint(a.Err, "Username: ")
+		line, err := bufio.NewReader(a.In).ReadString('\n')
 		if err != nil {
 			return fmt.Errorf("read user name: %w", err)
 		}
 		cr.Username = strings.TrimSpace(line)
 	}
 	if cr.Password == "" {
-		fmt.Fprint(a.err, "Password: ")
+		fmt.Fprint(a.Err, "Password: ")
 		raw, err := term.ReadPassword(int(os.Stdin.Fd()))
-		fmt.Fprintln(a.err)
+		fmt.Fprintln(a.Err)
 		if err != nil {
 			return fmt.Errorf("read password: %w", err)
 		}
@@ -223,9 +224,9 @@ func (a *app) askCredentials(cr *dockerconfig.Credentials, stdin bool) error {
 	return nil
 }
 
-func logoutVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 1, "a registry"); err != nil {
+func logoutVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 1, "a registry"); err != nil {
 			return err
 		}
 		server := dockerconfig.ServerKey(strings.Join(args, ""))
@@ -238,20 +239,20 @@ func logoutVerb(*pflag.FlagSet) runner {
 			return err
 		}
 		if !found {
-			fmt.Fprintln(a.out, "Not logged in to", server)
+			fmt.Fprintln(a.Out, "Not logged in to", server)
 			return nil
 		}
-		fmt.Fprintln(a.out, "Removing login credentials for", server)
+		fmt.Fprintln(a.Out, "Removing login credentials for", server)
 		return nil
 	}
 }
 
-func searchVerb(f *pflag.FlagSet) runner {
+func searchVerb(f *pflag.FlagSet) command.Run {
 	limit := f.Int("limit", 25, "how many results, at most 100")
 	filter := f.StringArrayP("filter", "f", nil, "stars=N or is-official=true")
 	long := f.Bool("no-trunc", false, "whole descriptions")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "a term"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "a term"); err != nil {
 			return err
 		}
 		q, err := flags.Filters(*filter)
@@ -260,11 +261,11 @@ func searchVerb(f *pflag.FlagSet) runner {
 		}
 		q.Set("term", args[0])
 		q.Set("limit", strconv.Itoa(*limit))
-		return a.search(ctx, q, *long)
+		return search(ctx, a, q, *long)
 	}
 }
 
-func (a *app) search(ctx context.Context, q url.Values, long bool) error {
+func search(ctx context.Context, a *command.App, q url.Values, long bool) error {
 	server := dockerconfig.HubServer
 	if first, _, ok := strings.Cut(q.Get("term"), "/"); ok && strings.ContainsAny(first, ".:") {
 		server = first
@@ -301,7 +302,7 @@ func (a *app) search(ctx context.Context, q url.Values, long bool) error {
 		}
 		rows = append(rows, []string{r.Name, text, strconv.Itoa(r.Stars), official})
 	}
-	a.table(rows)
+	a.Table(rows)
 	return nil
 }
 
@@ -312,16 +313,16 @@ func isNoImage(err error) bool {
 		(strings.Contains(api.Message, "No such image") || strings.Contains(api.Message, "does not match the specified platform"))
 }
 
-func registryVerb(f *pflag.FlagSet) runner {
+func registryVerb(f *pflag.FlagSet) command.Run {
 	listen := f.String("listen", "127.0.0.1:5000", "address and port to serve on")
 	cert := f.String("tls-cert", "", "file with the server's certificates (PEM); without one plain HTTP is served")
 	key := f.String("tls-key", "", "file with the certificate's key (PEM)")
 	users := f.String("htpasswd", "", "file with the users that may read and write, made with htpasswd -B; without one anybody may")
 	readOnly := f.Bool("read-only", false, "nobody may push or delete")
 	anyone := f.Bool("anyone-may-push", false, "allow writing without users on other addresses than this machine's own")
-	return func(ctx context.Context, a *app, args []string) error {
+	return func(ctx context.Context, a *command.App, args []string) error {
 		if len(args) != 1 || args[0] != "serve" {
-			return &ExitError{125, errors.New("want: registry serve")}
+			return &command.ExitError{Status: 125, Err: errors.New("want: registry serve")}
 		}
 		in := map[string]any{"Listen": *listen, "ReadOnly": *readOnly, "AnyoneMayPush": *anyone}
 		for field, file := range map[string]string{"TLSCert": *cert, "TLSKey": *key, "Htpasswd": *users} {
@@ -346,6 +347,6 @@ func registryVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		defer resp.Body.Close()
-		return showTransfer(resp.Body, a.out)
+		return showTransfer(resp.Body, a.Out)
 	}
 }

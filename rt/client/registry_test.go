@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/dockerconfig"
 )
 
@@ -32,9 +33,9 @@ func TestAskCredentials(t *testing.T) {
 	}{
 		{"me", "", true, ""}, {"", "", true, "needs --username"}, {"me", "x", true, "want one"}, {"me", "x", false, ""}, {"me", "", false, "no terminal"},
 	} {
-		a := &app{in: strings.NewReader("pw\n"), err: &bytes.Buffer{}}
+		a := &command.App{In: strings.NewReader("pw\n"), Err: &bytes.Buffer{}}
 		cr := dockerconfig.Credentials{Username: c.user, Password: c.pass}
-		err := a.askCredentials(&cr, c.stdin)
+		err := askCredentials(a, &cr, c.stdin)
 		if c.want != "" {
 			require.ErrorContains(t, err, c.want)
 			continue

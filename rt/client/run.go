@@ -10,21 +10,22 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/layers/reference"
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/flags"
 )
 
-func (a *app) create(ctx context.Context, c *flags.Create, req flags.CreateRequest) (string, error) {
+func create(ctx context.Context, a *command.App, c *flags.Create, req flags.CreateRequest) (string, error) {
 	if c.CIDFile != "" {
 		if _, err := os.Stat(c.CIDFile); err == nil {
 			return "", fmt.Errorf("container ID file found, make sure the other container isn't running or delete %s", c.CIDFile)
 		}
 	}
-	out, err := a.createPulling(ctx, c, req)
+	out, err := createPulling(ctx, a, c, req)
 	if err != nil {
 		return "", err
 	}
 	for _, w := range out.Warnings {
-		fmt.Fprintln(a.err, "Warning:", w)
+		fmt.Fprintln(a.Err, "Warning:", w)
 	}
 	if c.CIDFile != "" {
 		return out.ID, os.WriteFile(c.CIDFile, []byte(out.ID), 0o644)
@@ -33,7 +34,7 @@ func (a *app) create(ctx context.Context, c *flags.Create, req flags.CreateReque
 }
 
 // createPulling pulls the image first, if it is missing or that is asked for.
-func (a *app) createPulling(ctx context.Context, c *flags.Create, req flags.CreateRequest) (out container.CreateResponse, err error) {
+func createPulling(ctx context.Context, a *command.App, c *flags.Create, req flags.CreateRequest) (out container.CreateResponse, err error) {
 	q := url.Values{"name": {c.Name}}
 	if c.Platform != "" {
 		q.Set("platform", c.Platform)
@@ -59,37 +60,37 @@ func (a *app) createPulling(ctx context.Context, c *flags.Create, req flags.Crea
 	}
 	named = named.Latest()
 	if c.Pull == "missing" {
-		fmt.Fprintf(a.err, "Unable to find image '%s' locally\n", named.Familiar())
+		fmt.Fprintf(a.Err, "Unable to find image '%s' locally\n", named.Familiar())
 	}
-	if err := a.pull(ctx, named.String(), c.Platform, a.err); err != nil {
+	if err := pull(ctx, a, named.String(), c.Platform, a.Err); err != nil {
 		return out, err
 	}
 	return out, create()
 }
 
-func createVerb(f *pflag.FlagSet) runner {
+func createVerb(f *pflag.FlagSet) command.Run {
 	c := flags.AddCreate(f)
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "an image"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "an image"); err != nil {
 			return err
 		}
 		req, err := c.Request(args)
 		if err != nil {
 			return err
 		}
-		id, err := a.create(ctx, c, req)
+		id, err := create(ctx, a, c, req)
 		if err == nil {
-			fmt.Fprintln(a.out, id)
+			fmt.Fprintln(a.Out, id)
 		}
 		return err
 	}
 }
 
-func runVerb(f *pflag.FlagSet) runner {
+func runVerb(f *pflag.FlagSet) command.Run {
 	c := flags.AddCreate(f)
 	detach := f.BoolP("detach", "d", false, "do not wait: print the id")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "an image"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "an image"); err != nil {
 			return err
 		}
 		req, err := c.Request(args)
@@ -99,7 +100,7 @@ func runVerb(f *pflag.FlagSet) runner {
 		if !*detach {
 			req.AttachStdout, req.AttachStderr, req.AttachStdin, req.StdinOnce = true, true, c.Interactive, c.Interactive
 		}
-		id, err := a.create(ctx, c, req)
+		id, err := create(ctx, a, c, req)
 		if err != nil {
 			return err
 		}
@@ -107,9 +108,9 @@ func runVerb(f *pflag.FlagSet) runner {
 			if err := a.Call(ctx, "POST", path(id, "start"), nil, nil, nil); err != nil {
 				return startStatus(err)
 			}
-			fmt.Fprintln(a.out, id)
+			fmt.Fprintln(a.Out, id)
 			return nil
 		}
-		return a.startAttached(ctx, id, c.TTY, c.Interactive, c.AutoRemove)
+		return startAttached(ctx, a, id, c.TTY, c.Interactive, c.AutoRemove)
 	}
 }

@@ -7,19 +7,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/flags"
+	"github.com/coble-os/coble/rt/client/render"
 )
 
-func size(n int64) string { return units.HumanSizeWithPrecision(float64(n), 4) }
-
-func historyVerb(f *pflag.FlagSet) runner {
+func historyVerb(f *pflag.FlagSet) command.Run {
 	quiet := f.BoolP("quiet", "q", false, "ids only")
 	long := f.Bool("no-trunc", false, "whole ids and commands")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, 1, "an image"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, 1, "an image"); err != nil {
 			return err
 		}
 		var list []struct {
@@ -40,28 +39,28 @@ func historyVerb(f *pflag.FlagSet) runner {
 				}
 			}
 			if *quiet {
-				fmt.Fprintln(a.out, id)
+				fmt.Fprintln(a.Out, id)
 				continue
 			}
 			made := ""
 			if h.Created != 0 {
-				made = ago(time.Unix(h.Created, 0))
+				made = render.Ago(time.Unix(h.Created, 0))
 			}
-			rows = append(rows, []string{id, made, by, size(h.Size), h.Comment})
+			rows = append(rows, []string{id, made, by, render.Size(h.Size), h.Comment})
 		}
 		if !*quiet {
-			a.table(rows)
+			a.Table(rows)
 		}
 		return nil
 	}
 }
 
-func imagePruneVerb(f *pflag.FlagSet) runner {
+func imagePruneVerb(f *pflag.FlagSet) command.Run {
 	f.BoolP("force", "f", false, "as with docker; coble asks nothing")
 	all := f.BoolP("all", "a", false, "also images that have a name, if no container uses them")
 	filters := f.StringArray("filter", nil, "only those with until=TIME, label=NAME[=VALUE] or label!=NAME[=VALUE]")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 0, "nothing"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 0, "nothing"); err != nil {
 			return err
 		}
 		texts := append([]string{"dangling=" + strconv.FormatBool(!*all)}, *filters...)
@@ -77,9 +76,9 @@ func imagePruneVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		for _, d := range out.ImagesDeleted {
-			a.removed(d.Untagged, d.Deleted)
+			removed(a, d.Untagged, d.Deleted)
 		}
-		fmt.Fprintln(a.out, "Total reclaimed space:", size(out.SpaceReclaimed))
+		fmt.Fprintln(a.Out, "Total reclaimed space:", render.Size(out.SpaceReclaimed))
 		return nil
 	}
 }
@@ -96,10 +95,10 @@ type dfContainer struct {
 	SizeRw                   int64
 }
 
-func dfVerb(f *pflag.FlagSet) runner {
+func dfVerb(f *pflag.FlagSet) command.Run {
 	verbose := f.BoolP("verbose", "v", false, "each image and container")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 0, 0, "nothing"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 0, 0, "nothing"); err != nil {
 			return err
 		}
 		var df struct {
@@ -111,9 +110,9 @@ func dfVerb(f *pflag.FlagSet) runner {
 			return err
 		}
 		if *verbose {
-			a.table(dfImageRows(df.Images))
-			fmt.Fprintln(a.out)
-			a.table(dfContainerRows(df.Containers))
+			a.Table(dfImageRows(df.Images))
+			fmt.Fprintln(a.Out)
+			a.Table(dfContainerRows(df.Containers))
 			return nil
 		}
 		used, running := 0, 0
@@ -132,10 +131,10 @@ func dfVerb(f *pflag.FlagSet) runner {
 				stopped += c.SizeRw
 			}
 		}
-		a.table([][]string{
+		a.Table([][]string{
 			{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"},
-			{"Images", strconv.Itoa(len(df.Images)), strconv.Itoa(used), size(df.LayersSize), size(max(free, 0))},
-			{"Containers", strconv.Itoa(len(df.Containers)), strconv.Itoa(running), size(rw), size(stopped)},
+			{"Images", strconv.Itoa(len(df.Images)), strconv.Itoa(used), render.Size(df.LayersSize), render.Size(max(free, 0))},
+			{"Containers", strconv.Itoa(len(df.Containers)), strconv.Itoa(running), render.Size(rw), render.Size(stopped)},
 		})
 		return nil
 	}
@@ -149,8 +148,8 @@ func dfImageRows(images []dfImage) [][]string {
 			name = strings.Join(i.RepoTags, ", ")
 		}
 		rows = append(rows, []string{
-			name, strings.TrimPrefix(i.ID, "sha256:")[:12], ago(time.Unix(i.Created, 0)),
-			size(i.Size), size(i.SharedSize), size(i.Size - i.SharedSize), strconv.FormatInt(i.Containers, 10),
+			name, strings.TrimPrefix(i.ID, "sha256:")[:12], render.Ago(time.Unix(i.Created, 0)),
+			render.Size(i.Size), render.Size(i.SharedSize), render.Size(i.Size - i.SharedSize), strconv.FormatInt(i.Containers, 10),
 		})
 	}
 	return rows
@@ -159,7 +158,7 @@ func dfImageRows(images []dfImage) [][]string {
 func dfContainerRows(list []dfContainer) [][]string {
 	rows := [][]string{{"CONTAINER", "CONTAINER ID", "IMAGE", "STATUS", "SIZE"}}
 	for _, c := range list {
-		rows = append(rows, []string{strings.TrimPrefix(strings.Join(c.Names, ","), "/"), c.ID[:12], c.Image, c.Status, size(c.SizeRw)})
+		rows = append(rows, []string{strings.TrimPrefix(strings.Join(c.Names, ","), "/"), c.ID[:12], c.Image, c.Status, render.Size(c.SizeRw)})
 	}
 	return rows
 }

@@ -8,13 +8,13 @@ import (
 	"strconv"
 
 	"github.com/spf13/pflag"
+
+	"github.com/coble-os/coble/rt/client/command"
 )
 
-type runner = func(ctx context.Context, a *app, args []string) error
-
 // commands is the table of verbs, in the order of the help text.
-func commands() []command {
-	return []command{
+func commands() []verb {
+	return []verb{
 		{"run", "run [flags] IMAGE [COMMAND ARG...]", "make a container and start it", runVerb},
 		{"create", "create [flags] IMAGE [COMMAND ARG...]", "make a container", createVerb},
 		{"start", "start [-a] [-i] CONTAINER...", "start containers", startVerb},
@@ -78,23 +78,23 @@ func commands() []command {
 func path(name, what string) string { return "/containers/" + url.PathEscape(name) + "/" + what }
 
 // plainVerb is a POST to each container.
-func plainVerb(what string) func(*pflag.FlagSet) runner {
-	return func(*pflag.FlagSet) runner {
-		return func(ctx context.Context, a *app, args []string) error {
-			if err := need(args, 1, -1, "containers"); err != nil {
+func plainVerb(what string) func(*pflag.FlagSet) command.Run {
+	return func(*pflag.FlagSet) command.Run {
+		return func(ctx context.Context, a *command.App, args []string) error {
+			if err := command.Need(args, 1, -1, "containers"); err != nil {
 				return err
 			}
-			return a.eachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, what), nil, nil, nil) })
+			return a.EachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, what), nil, nil, nil) })
 		}
 	}
 }
 
-func stopVerb(what string) func(*pflag.FlagSet) runner {
-	return func(f *pflag.FlagSet) runner {
+func stopVerb(what string) func(*pflag.FlagSet) command.Run {
+	return func(f *pflag.FlagSet) command.Run {
 		seconds := f.IntP("time", "t", 0, "seconds to wait before killing; -1: for ever (default: the container's own, or 10)")
 		signal := f.StringP("signal", "s", "", "signal to send (default: the container's own, or TERM)")
-		return func(ctx context.Context, a *app, args []string) error {
-			if err := need(args, 1, -1, "containers"); err != nil {
+		return func(ctx context.Context, a *command.App, args []string) error {
+			if err := command.Need(args, 1, -1, "containers"); err != nil {
 				return err
 			}
 			q := url.Values{}
@@ -104,47 +104,47 @@ func stopVerb(what string) func(*pflag.FlagSet) runner {
 			if *signal != "" {
 				q.Set("signal", *signal)
 			}
-			return a.eachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, what), q, nil, nil) })
+			return a.EachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, what), q, nil, nil) })
 		}
 	}
 }
 
-func killVerb(f *pflag.FlagSet) runner {
+func killVerb(f *pflag.FlagSet) command.Run {
 	signal := f.StringP("signal", "s", "KILL", "signal to send")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "containers"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "containers"); err != nil {
 			return err
 		}
-		return a.eachOf(args, func(n string) error {
+		return a.EachOf(args, func(n string) error {
 			return a.Call(ctx, "POST", path(n, "kill"), url.Values{"signal": {*signal}}, nil, nil)
 		})
 	}
 }
 
-func rmVerb(f *pflag.FlagSet) runner {
+func rmVerb(f *pflag.FlagSet) command.Run {
 	force := f.BoolP("force", "f", false, "kill a running container first")
 	volumes := f.BoolP("volumes", "v", false, "remove its anonymous volumes too")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "containers"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "containers"); err != nil {
 			return err
 		}
 		q := url.Values{"force": {strconv.FormatBool(*force)}, "v": {strconv.FormatBool(*volumes)}}
-		return a.eachOf(args, func(n string) error { return a.Call(ctx, "DELETE", "/containers/"+url.PathEscape(n), q, nil, nil) })
+		return a.EachOf(args, func(n string) error { return a.Call(ctx, "DELETE", "/containers/"+url.PathEscape(n), q, nil, nil) })
 	}
 }
 
-func renameVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 2, 2, "a container and a name"); err != nil {
+func renameVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 2, 2, "a container and a name"); err != nil {
 			return err
 		}
 		return a.Call(ctx, "POST", path(args[0], "rename"), url.Values{"name": {args[1]}}, nil, nil)
 	}
 }
 
-func waitVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "containers"); err != nil {
+func waitVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "containers"); err != nil {
 			return err
 		}
 		for _, n := range args {
@@ -152,16 +152,16 @@ func waitVerb(*pflag.FlagSet) runner {
 			if err := a.Call(ctx, "POST", path(n, "wait"), nil, nil, &out); err != nil {
 				return err
 			}
-			fmt.Fprintln(a.out, out.StatusCode)
+			fmt.Fprintln(a.Out, out.StatusCode)
 		}
 		return nil
 	}
 }
 
 // inspectVerb looks for a container first, then for an image.
-func inspectVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "names"); err != nil {
+func inspectVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "names"); err != nil {
 			return err
 		}
 		all := []json.RawMessage{}
@@ -176,23 +176,23 @@ func inspectVerb(*pflag.FlagSet) runner {
 			all = append(all, v)
 		}
 		b, err := json.MarshalIndent(all, "", "    ")
-		fmt.Fprintf(a.out, "%s\n", b)
+		fmt.Fprintf(a.Out, "%s\n", b)
 		return err
 	}
 }
 
-func tagVerb(*pflag.FlagSet) runner {
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 2, 2, "an image and a name"); err != nil {
+func tagVerb(*pflag.FlagSet) command.Run {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 2, 2, "an image and a name"); err != nil {
 			return err
 		}
 		return a.Call(ctx, "POST", "/images/"+args[0]+"/tag", url.Values{"repo": {args[1]}}, nil, nil)
 	}
 }
 
-func shutdownVerb(how string) func(*pflag.FlagSet) runner {
-	return func(*pflag.FlagSet) runner {
-		return func(ctx context.Context, a *app, args []string) error {
+func shutdownVerb(how string) func(*pflag.FlagSet) command.Run {
+	return func(*pflag.FlagSet) command.Run {
+		return func(ctx context.Context, a *command.App, args []string) error {
 			return a.Call(ctx, "POST", "/coble/shutdown", url.Values{"how": {how}}, nil, nil)
 		}
 	}

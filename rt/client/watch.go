@@ -16,13 +16,14 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/spf13/pflag"
 
+	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/flags"
 )
 
-func topVerb(f *pflag.FlagSet) runner {
+func topVerb(f *pflag.FlagSet) command.Run {
 	f.SetInterspersed(false)
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "a container and options of ps"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "a container and options of ps"); err != nil {
 			return err
 		}
 		var out container.TopResponse
@@ -30,16 +31,16 @@ func topVerb(f *pflag.FlagSet) runner {
 		if err := a.Call(ctx, "GET", path(args[0], "top"), q, nil, &out); err != nil {
 			return err
 		}
-		a.table(append([][]string{out.Titles}, out.Processes...))
+		a.Table(append([][]string{out.Titles}, out.Processes...))
 		return nil
 	}
 }
 
-func updateVerb(f *pflag.FlagSet) runner {
+func updateVerb(f *pflag.FlagSet) command.Run {
 	limits, rates := flags.AddLimits(f), flags.AddRates(f)
 	restart := f.String("restart", "", "no, always, unless-stopped or on-failure[:n]")
-	return func(ctx context.Context, a *app, args []string) error {
-		if err := need(args, 1, -1, "containers"); err != nil {
+	return func(ctx context.Context, a *command.App, args []string) error {
+		if err := command.Need(args, 1, -1, "containers"); err != nil {
 			return err
 		}
 		var req struct {
@@ -56,14 +57,14 @@ func updateVerb(f *pflag.FlagSet) runner {
 		policy, count, _ := strings.Cut(*restart, ":")
 		req.RestartPolicy.Name = container.RestartPolicyMode(policy)
 		fmt.Sscanf(count, "%d", &req.RestartPolicy.MaximumRetryCount)
-		return a.eachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, "update"), nil, req, nil) })
+		return a.EachOf(args, func(n string) error { return a.Call(ctx, "POST", path(n, "update"), nil, req, nil) })
 	}
 }
 
 // statsVerb shows every running container, or those named; again each second unless it shall not.
-func statsVerb(f *pflag.FlagSet) runner {
+func statsVerb(f *pflag.FlagSet) command.Run {
 	once := f.Bool("no-stream", false, "one sample, then end")
-	return func(ctx context.Context, a *app, args []string) error {
+	return func(ctx context.Context, a *command.App, args []string) error {
 		for {
 			names := args
 			if len(names) == 0 {
@@ -75,14 +76,14 @@ func statsVerb(f *pflag.FlagSet) runner {
 					names = append(names, c.ID)
 				}
 			}
-			rows, err := a.samples(ctx, names)
+			rows, err := samples(ctx, a, names)
 			if err != nil {
 				return err
 			}
 			if !*once {
-				fmt.Fprint(a.out, "\x1b[H\x1b[J") // home, clear
+				fmt.Fprint(a.Out, "\x1b[H\x1b[J") // home, clear
 			}
-			a.table(rows)
+			a.Table(rows)
 			if *once {
 				return nil
 			}
@@ -94,7 +95,7 @@ func statsVerb(f *pflag.FlagSet) runner {
 }
 
 // samples asks for all at once, since each takes a second.
-func (a *app) samples(ctx context.Context, names []string) ([][]string, error) {
+func samples(ctx context.Context, a *command.App, names []string) ([][]string, error) {
 	rows := make([][]string, len(names)+1)
 	rows[0] = []string{"CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"}
 	errs := make([]error, len(names))
@@ -147,10 +148,10 @@ func sampleRow(s container.StatsResponse) []string {
 	}
 }
 
-func eventsVerb(f *pflag.FlagSet) runner {
+func eventsVerb(f *pflag.FlagSet) command.Run {
 	since := f.String("since", "", "from this time on: seconds since 1970 or RFC 3339")
 	until := f.String("until", "", "up to this time, then end")
-	return func(ctx context.Context, a *app, args []string) error {
+	return func(ctx context.Context, a *command.App, args []string) error {
 		q := url.Values{}
 		for k, v := range map[string]string{"since": *since, "until": *until} {
 			if v != "" {
@@ -170,7 +171,7 @@ func eventsVerb(f *pflag.FlagSet) runner {
 				}
 				return err
 			}
-			fmt.Fprintf(a.out, "%s %s %s %s (%s)\n", time.Unix(0, m.TimeNano).Format(time.RFC3339Nano), m.Type, m.Action, m.Actor.ID, m.Actor.Attributes["name"])
+			fmt.Fprintf(a.Out, "%s %s %s %s (%s)\n", time.Unix(0, m.TimeNano).Format(time.RFC3339Nano), m.Type, m.Action, m.Actor.ID, m.Actor.Attributes["name"])
 		}
 	}
 }

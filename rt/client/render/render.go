@@ -7,6 +7,9 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
+
+	"github.com/docker/go-units"
 )
 
 // Table writes aligned columns.
@@ -17,3 +20,9 @@ func Table(w io.Writer, rows [][]string) {
 	}
 	t.Flush()
 }
+
+// Ago is how long ago a time was, in words.
+func Ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
+
+// Size is a number of bytes in four digits, with the unit of a thousand that fits.
+func Size(n int64) string { return units.HumanSizeWithPrecision(float64(n), 4) }
