@@ -2,33 +2,14 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/rt/client/command"
 )
-
-func saveVerb(f *pflag.FlagSet) command.Run {
-	to := f.StringP("output", "o", "", "file to write (default: standard output)")
-	platform := f.String("platform", "", "os/architecture[/variant] that the images must be for")
-	return func(ctx context.Context, a *command.App, args []string) error {
-		if err := command.Need(args, 1, -1, "images"); err != nil {
-			return err
-		}
-		resp, err := a.Do(ctx, "GET", "/images/get", url.Values{"names": args, "platform": {*platform}}, nil)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		return a.Output(*to, resp.Body)
-	}
-}
 
 func exportVerb(f *pflag.FlagSet) command.Run {
 	to := f.StringP("output", "o", "", "file to write (default: standard output)")
@@ -42,43 +23,6 @@ func exportVerb(f *pflag.FlagSet) command.Run {
 		}
 		defer resp.Body.Close()
 		return a.Output(*to, resp.Body)
-	}
-}
-
-func importVerb(f *pflag.FlagSet) command.Run {
-	changes := f.StringArrayP("change", "c", nil, "instruction of a Dockerfile to apply, such as 'CMD [\"sh\"]'")
-	message := f.StringP("message", "m", "", "comment of the image")
-	platform := f.String("platform", "", "what it is for, such as linux/arm/v7 (default: the engine's machine)")
-	return func(ctx context.Context, a *command.App, args []string) error {
-		if err := command.Need(args, 1, 2, "a file, a URL or - and a name"); err != nil {
-			return err
-		}
-		from, src := a.In, "-"
-		if strings.HasPrefix(args[0], "http://") || strings.HasPrefix(args[0], "https://") {
-			from, src = nil, args[0]
-		} else if args[0] != "-" {
-			file, err := os.Open(args[0])
-			if err != nil {
-				return err
-			}
-			defer file.Close()
-			from = file
-		}
-		q := url.Values{"fromSrc": {src}, "changes": *changes, "message": {*message}, "platform": {*platform}}
-		if len(args) == 2 {
-			q.Set("repo", args[1])
-		}
-		resp, err := a.Do(ctx, "POST", "/images/create", q, from, "Content-Type", "application/x-tar")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		var out struct{ Status string }
-		if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
-			return err
-		}
-		fmt.Fprintln(a.Out, out.Status)
-		return nil
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/rt/client/command"
-	"github.com/coble-os/coble/rt/client/flags"
 	"github.com/coble-os/coble/rt/client/render"
 )
 
@@ -71,55 +70,6 @@ func portText(ports []portSummary) string {
 		out = append(out, fmt.Sprintf("%s:%d->%d/%s", p.IP, p.PublicPort, p.PrivatePort, p.Type))
 	}
 	return strings.Join(out, ", ")
-}
-
-func imagesVerb(f *pflag.FlagSet) command.Run {
-	quiet := f.BoolP("quiet", "q", false, "ids only")
-	long := f.Bool("no-trunc", false, "whole ids")
-	filters := f.StringArrayP("filter", "f", nil, "only those with reference=PATTERN, label=NAME[=VALUE], dangling=true, before=IMAGE, since=IMAGE or until=TIME")
-	return func(ctx context.Context, a *command.App, args []string) error {
-		if err := command.Need(args, 0, 1, "at most a repository"); err != nil {
-			return err
-		}
-		for _, r := range args {
-			*filters = append(*filters, "reference="+r)
-		}
-		q, err := flags.Filters(*filters)
-		if err != nil {
-			return err
-		}
-		var list []struct {
-			ID            string `json:"Id"`
-			RepoTags      []string
-			Created, Size int64
-		}
-		if err := a.Call(ctx, "GET", "/images/json", q, nil, &list); err != nil {
-			return err
-		}
-		rows := [][]string{{"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"}}
-		for _, i := range list {
-			id := i.ID
-			if !*long {
-				id = strings.TrimPrefix(id, "sha256:")[:12]
-			}
-			if *quiet {
-				fmt.Fprintln(a.Out, id)
-				continue
-			}
-			tags := i.RepoTags
-			if len(tags) == 0 {
-				tags = []string{"<none>:<none>"}
-			}
-			for _, t := range tags {
-				at := strings.LastIndex(t, ":")
-				rows = append(rows, []string{t[:at], t[at+1:], id, render.Ago(time.Unix(i.Created, 0)), units.HumanSizeWithPrecision(float64(i.Size), 3)})
-			}
-		}
-		if !*quiet {
-			a.Table(rows)
-		}
-		return nil
-	}
 }
 
 func jobsVerb(*pflag.FlagSet) command.Run {

@@ -2,16 +2,21 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/layers/reference"
 	"github.com/coble-os/coble/rt/client/command"
+	"github.com/coble-os/coble/rt/client/conn"
 	"github.com/coble-os/coble/rt/client/flags"
+	"github.com/coble-os/coble/rt/client/images"
 )
 
 func create(ctx context.Context, a *command.App, c *flags.Create, req flags.CreateRequest) (string, error) {
@@ -62,7 +67,7 @@ func createPulling(ctx context.Context, a *command.App, c *flags.Create, req fla
 	if c.Pull == "missing" {
 		fmt.Fprintf(a.Err, "Unable to find image '%s' locally\n", named.Familiar())
 	}
-	if err := pull(ctx, a, named.String(), c.Platform, a.Err); err != nil {
+	if err := images.Pull(ctx, a, named.String(), c.Platform, a.Err); err != nil {
 		return out, err
 	}
 	return out, create()
@@ -113,4 +118,11 @@ func runVerb(f *pflag.FlagSet) command.Run {
 		}
 		return startAttached(ctx, a, id, c.TTY, c.Interactive, c.AutoRemove)
 	}
+}
+
+// isNoImage tells whether a create failed for want of the image alone, or of one for the platform.
+func isNoImage(err error) bool {
+	var api *conn.Error
+	return errors.As(err, &api) && api.Status == http.StatusNotFound &&
+		(strings.Contains(api.Message, "No such image") || strings.Contains(api.Message, "does not match the specified platform"))
 }

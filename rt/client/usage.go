@@ -10,78 +10,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/rt/client/command"
-	"github.com/coble-os/coble/rt/client/flags"
 	"github.com/coble-os/coble/rt/client/render"
 )
-
-func historyVerb(f *pflag.FlagSet) command.Run {
-	quiet := f.BoolP("quiet", "q", false, "ids only")
-	long := f.Bool("no-trunc", false, "whole ids and commands")
-	return func(ctx context.Context, a *command.App, args []string) error {
-		if err := command.Need(args, 1, 1, "an image"); err != nil {
-			return err
-		}
-		var list []struct {
-			ID                 string `json:"Id"`
-			CreatedBy, Comment string
-			Created, Size      int64
-		}
-		if err := a.Call(ctx, "GET", "/images/"+args[0]+"/history", nil, nil, &list); err != nil {
-			return err
-		}
-		rows := [][]string{{"IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"}}
-		for _, h := range list {
-			id, by := strings.TrimPrefix(h.ID, "sha256:"), h.CreatedBy
-			if r := []rune(by); !*long {
-				id = id[:min(12, len(id))]
-				if len(r) > 45 {
-					by = string(r[:44]) + "…"
-				}
-			}
-			if *quiet {
-				fmt.Fprintln(a.Out, id)
-				continue
-			}
-			made := ""
-			if h.Created != 0 {
-				made = render.Ago(time.Unix(h.Created, 0))
-			}
-			rows = append(rows, []string{id, made, by, render.Size(h.Size), h.Comment})
-		}
-		if !*quiet {
-			a.Table(rows)
-		}
-		return nil
-	}
-}
-
-func imagePruneVerb(f *pflag.FlagSet) command.Run {
-	f.BoolP("force", "f", false, "as with docker; coble asks nothing")
-	all := f.BoolP("all", "a", false, "also images that have a name, if no container uses them")
-	filters := f.StringArray("filter", nil, "only those with until=TIME, label=NAME[=VALUE] or label!=NAME[=VALUE]")
-	return func(ctx context.Context, a *command.App, args []string) error {
-		if err := command.Need(args, 0, 0, "nothing"); err != nil {
-			return err
-		}
-		texts := append([]string{"dangling=" + strconv.FormatBool(!*all)}, *filters...)
-		q, err := flags.Filters(texts)
-		if err != nil {
-			return err
-		}
-		var out struct {
-			ImagesDeleted  []struct{ Untagged, Deleted string }
-			SpaceReclaimed int64
-		}
-		if err := a.Call(ctx, "POST", "/images/prune", q, nil, &out); err != nil {
-			return err
-		}
-		for _, d := range out.ImagesDeleted {
-			removed(a, d.Untagged, d.Deleted)
-		}
-		fmt.Fprintln(a.Out, "Total reclaimed space:", render.Size(out.SpaceReclaimed))
-		return nil
-	}
-}
 
 type dfImage struct {
 	ID                                    string `json:"Id"`

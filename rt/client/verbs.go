@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/rt/client/command"
+	"github.com/coble-os/coble/rt/client/images"
 )
 
 // commands is the table of verbs, in the order of the help text.
@@ -39,22 +40,22 @@ func commands() []verb {
 		{"cp", "cp [-a] [-L] CONTAINER:PATH PATH|- or cp [-a] [-L] PATH|- CONTAINER:PATH", "copy files out of a container or into it", cpVerb},
 		{"diff", "diff CONTAINER", "show what a container has otherwise than its image (A added, C changed, D deleted)", diffVerb},
 		{"export", "export [-o FILE] CONTAINER", "write a container's file system as a tar archive", exportVerb},
-		{"images", "images [-q] [--no-trunc] [--filter NAME=VALUE]… [REPOSITORY[:TAG]]", "list images", imagesVerb},
-		{"history", "history [-q] [--no-trunc] IMAGE", "show how an image was made", historyVerb},
-		{"save", "save [-o FILE] [--platform P] IMAGE...", "write images as an archive (docker-archive and OCI layout in one)", saveVerb},
-		{"import", "import [-c CHANGE]… [-m MESSAGE] FILE|URL|- [NAME]", "make an image of a tar archive of a file system", importVerb},
-		{"image prune", "image prune [-a] [--filter NAME=VALUE]…", "remove images that nobody uses", imagePruneVerb},
+		{"images", "images [-q] [--no-trunc] [--filter NAME=VALUE]… [REPOSITORY[:TAG]]", "list images", images.ListVerb},
+		{"history", "history [-q] [--no-trunc] IMAGE", "show how an image was made", images.HistoryVerb},
+		{"save", "save [-o FILE] [--platform P] IMAGE...", "write images as an archive (docker-archive and OCI layout in one)", images.SaveVerb},
+		{"import", "import [-c CHANGE]… [-m MESSAGE] FILE|URL|- [NAME]", "make an image of a tar archive of a file system", images.ImportVerb},
+		{"image prune", "image prune [-a] [--filter NAME=VALUE]…", "remove images that nobody uses", images.PruneVerb},
 		{"system df", "system df [-v]", "show what images and containers take on storage", dfVerb},
-		{"pull", "pull [-a] [-q] [--platform P] NAME[:TAG|@DIGEST]", "bring an image from a registry", pullVerb},
-		{"push", "push [-a] [-q] NAME[:TAG]", "send an image to a registry", pushVerb},
-		{"registry", "registry serve [flags]", "offer this machine's images to others, and take what they push", registryVerb},
-		{"search", "search [--limit N] [-f FILTER] [HOST/]TERM", "look for images in a registry", searchVerb},
-		{"login", "login [-u NAME] [-p PASSWORD] [--password-stdin] [REGISTRY]", "check credentials for a registry and keep them", loginVerb},
-		{"logout", "logout [REGISTRY]", "forget the credentials for a registry", logoutVerb},
-		{"load", "load [-i FILE] [-q] [--platform P]", "unpack images from an archive (docker-archive or OCI layout)", loadVerb},
-		{"tag", "tag IMAGE NAME", "give an image another name", tagVerb},
-		{"rmi", "rmi [-f] IMAGE...", "remove images", rmiVerb},
-		{"fsck", "fsck [--quick] [--repair ARCHIVE|STORE|registry|registry://HOST] [IMAGE...]", "check stored images down to each file, and repair them", fsckVerb},
+		{"pull", "pull [-a] [-q] [--platform P] NAME[:TAG|@DIGEST]", "bring an image from a registry", images.PullVerb},
+		{"push", "push [-a] [-q] NAME[:TAG]", "send an image to a registry", images.PushVerb},
+		{"registry", "registry serve [flags]", "offer this machine's images to others, and take what they push", images.ServeVerb},
+		{"search", "search [--limit N] [-f FILTER] [HOST/]TERM", "look for images in a registry", images.SearchVerb},
+		{"login", "login [-u NAME] [-p PASSWORD] [--password-stdin] [REGISTRY]", "check credentials for a registry and keep them", images.LoginVerb},
+		{"logout", "logout [REGISTRY]", "forget the credentials for a registry", images.LogoutVerb},
+		{"load", "load [-i FILE] [-q] [--platform P]", "unpack images from an archive (docker-archive or OCI layout)", images.LoadVerb},
+		{"tag", "tag IMAGE NAME", "give an image another name", images.TagVerb},
+		{"rmi", "rmi [-f] IMAGE...", "remove images", images.RemoveVerb},
+		{"fsck", "fsck [--quick] [--repair ARCHIVE|STORE|registry|registry://HOST] [IMAGE...]", "check stored images down to each file, and repair them", images.FsckVerb},
 		{"network ls", "network ls [-q] [--filter NAME=VALUE]…", "list networks", networksVerb},
 		{"network create", "network create [--subnet PREFIX]… [--internal] [--ipv6] [-o OPTION=VALUE]… NAME", "make a network", networkCreateVerb},
 		{"network inspect", "network inspect NETWORK...", "show all that is known of networks", networkInspectVerb},
@@ -178,15 +179,6 @@ func inspectVerb(*pflag.FlagSet) command.Run {
 		b, err := json.MarshalIndent(all, "", "    ")
 		fmt.Fprintf(a.Out, "%s\n", b)
 		return err
-	}
-}
-
-func tagVerb(*pflag.FlagSet) command.Run {
-	return func(ctx context.Context, a *command.App, args []string) error {
-		if err := command.Need(args, 2, 2, "an image and a name"); err != nil {
-			return err
-		}
-		return a.Call(ctx, "POST", "/images/"+args[0]+"/tag", url.Values{"repo": {args[1]}}, nil, nil)
 	}
 }
 

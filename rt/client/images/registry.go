@@ -1,14 +1,12 @@
-package client
+package images
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"strconv"
@@ -20,12 +18,12 @@ import (
 
 	"github.com/coble-os/coble/layers/reference"
 	"github.com/coble-os/coble/rt/client/command"
-	"github.com/coble-os/coble/rt/client/conn"
 	"github.com/coble-os/coble/rt/client/dockerconfig"
 	"github.com/coble-os/coble/rt/client/flags"
 )
 
-func pullVerb(f *pflag.FlagSet) command.Run {
+// PullVerb is `coble pull`.
+func PullVerb(f *pflag.FlagSet) command.Run {
 	all := f.BoolP("all-tags", "a", false, "every tag of the repository")
 	quiet := f.BoolP("quiet", "q", false, "print the image's name only")
 	platform := f.String("platform", "", "os/architecture[/variant] instead of this machine's")
@@ -47,7 +45,7 @@ func pullVerb(f *pflag.FlagSet) command.Run {
 		if *quiet {
 			out = io.Discard
 		}
-		if err := pull(ctx, a, name.String(), *platform, out); err != nil {
+		if err := Pull(ctx, a, name.String(), *platform, out); err != nil {
 			return err
 		}
 		fmt.Fprintln(a.Out, name)
@@ -55,8 +53,8 @@ func pullVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-// pull takes a normalised name; one without tag and digest is all tags.
-func pull(ctx context.Context, a *command.App, name, platform string, out io.Writer) error {
+// Pull takes a normalised name; one without tag and digest is all tags.
+func Pull(ctx context.Context, a *command.App, name, platform string, out io.Writer) error {
 	header, err := dockerconfig.Header(ctx, name)
 	if err != nil {
 		return err
@@ -73,7 +71,8 @@ func pull(ctx context.Context, a *command.App, name, platform string, out io.Wri
 	return showTransfer(resp.Body, out)
 }
 
-func pushVerb(f *pflag.FlagSet) command.Run {
+// PushVerb is `coble push`.
+func PushVerb(f *pflag.FlagSet) command.Run {
 	all := f.BoolP("all-tags", "a", false, "every tag of the repository that is here")
 	quiet := f.BoolP("quiet", "q", false, "print the image's name only")
 	return func(ctx context.Context, a *command.App, args []string) error {
@@ -153,101 +152,8 @@ func amount(current, total int64) string {
 	return units.HumanSize(float64(current)) + "/" + units.HumanSize(float64(total))
 }
 
-func loginVerb(f *pflag.FlagSet) command.Run {
-	user := f.StringP("username", "u", "", "user name (default: asked for)")
-	pass := f.StringP("password", "p", "", "password (default: asked for)")
-	stdin := f.Bool("password-stdin", false, "read the password from standard input")
-	return func(ctx context.Context, a *command.App, args []string) error {
-		if err := command.Need(args, 0, 1, "a registry"); err != nil {
-			return err
-		}
-		server := dockerconfig.ServerKey(strings.Join(args, ""))
-		cr := dockerconfig.Credentials{Username: *user, Password: *pass, ServerAddress: server}
-		if err := askCredentials(a, &cr, *stdin); err != nil {
-			return err
-		}
-		var out struct{ Status, IdentityToken string }
-		if err := a.Call(ctx, "POST", "/auth", nil, cr, &out); err != nil {
-			return err
-		}
-		conf, err := dockerconfig.Load()
-		if err != nil {
-			return err
-		}
-		if cr.IdentityToken = out.IdentityToken; conf.Helper(server) == "" {
-			fmt.Fprintf(a.Err, "The credentials are stored unencrypted in %s.\n", conf.Path)
-		}
-		if err := conf.Put(ctx, server, cr); err != nil {
-			return err
-		}
-		fmt.Fprintln(a.Out, out.Status)
-		return nil
-	}
-}
-
-const maxSecret = 64 << 10 // bytes
-
-// askCredentials completes what flags left open.
-func askCredentials(a *command.App, cr *dockerconfig.Credentials, stdin bool) error {
-	isTerm := term.IsTerminal(int(os.Stdin.Fd()))
-	switch {
-	case stdin && cr.Password != "":
-		return errors.New("--password and --password-stdin are given: want one")
-	case stdin && cr.Username == "":
-		return errors.New("--password-stdin needs --username")
-	case stdin:
-		raw, err := io.ReadAll(io.LimitReader(a.In, maxSecret))
-		cr.Password = strings.TrimRight(string(raw), "\r\n")
-		return err
-	case cr.Username != "" && cr.Password != "":
-		return nil
-	case !isTerm:
-		return errors.New("cannot ask for name and password: this is no terminal; use --username and --password-stdin")
-	}
-	if cr.Username == "" {
-		fmt.Fprint(a.Err, "Username: ")
-		line, err := bufio.NewReader(a.In).ReadString('\n')
-		if err != nil {
-			return fmt.Errorf("read user name: %w", err)
-		}
-		cr.Username = strings.TrimSpace(line)
-	}
-	if cr.Password == "" {
-		fmt.Fprint(a.Err, "Password: ")
-		raw, err := term.ReadPassword(int(os.Stdin.Fd()))
-		fmt.Fprintln(a.Err)
-		if err != nil {
-			return fmt.Errorf("read password: %w", err)
-		}
-		cr.Password = string(raw)
-	}
-	return nil
-}
-
-func logoutVerb(*pflag.FlagSet) command.Run {
-	return func(ctx context.Context, a *command.App, args []string) error {
-		if err := command.Need(args, 0, 1, "a registry"); err != nil {
-			return err
-		}
-		server := dockerconfig.ServerKey(strings.Join(args, ""))
-		conf, err := dockerconfig.Load()
-		if err != nil {
-			return err
-		}
-		found, err := conf.Erase(ctx, server)
-		if err != nil {
-			return err
-		}
-		if !found {
-			fmt.Fprintln(a.Out, "Not logged in to", server)
-			return nil
-		}
-		fmt.Fprintln(a.Out, "Removing login credentials for", server)
-		return nil
-	}
-}
-
-func searchVerb(f *pflag.FlagSet) command.Run {
+// SearchVerb is `coble search`.
+func SearchVerb(f *pflag.FlagSet) command.Run {
 	limit := f.Int("limit", 25, "how many results, at most 100")
 	filter := f.StringArrayP("filter", "f", nil, "stars=N or is-official=true")
 	long := f.Bool("no-trunc", false, "whole descriptions")
@@ -306,14 +212,8 @@ func search(ctx context.Context, a *command.App, q url.Values, long bool) error 
 	return nil
 }
 
-// isNoImage tells whether a create failed for want of the image alone, or of one for the platform.
-func isNoImage(err error) bool {
-	var api *conn.Error
-	return errors.As(err, &api) && api.Status == http.StatusNotFound &&
-		(strings.Contains(api.Message, "No such image") || strings.Contains(api.Message, "does not match the specified platform"))
-}
-
-func registryVerb(f *pflag.FlagSet) command.Run {
+// ServeVerb is `coble registry serve`.
+func ServeVerb(f *pflag.FlagSet) command.Run {
 	listen := f.String("listen", "127.0.0.1:5000", "address and port to serve on")
 	cert := f.String("tls-cert", "", "file with the server's certificates (PEM); without one plain HTTP is served")
 	key := f.String("tls-key", "", "file with the certificate's key (PEM)")

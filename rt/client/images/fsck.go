@@ -1,4 +1,4 @@
-package client
+package images
 
 import (
 	"context"
@@ -45,7 +45,8 @@ func (f finding) String() string {
 	return b.String()
 }
 
-func fsckVerb(f *pflag.FlagSet) command.Run {
+// FsckVerb is `coble fsck`.
+func FsckVerb(f *pflag.FlagSet) command.Run {
 	quick := f.Bool("quick", false, "look whether everything is there, not what is in it")
 	repair := f.String("repair", "", "bring damaged files back from this archive, OCI layout folder or folder of another store, from `registry` (the images' own), or from registry://HOST:PORT")
 	return func(ctx context.Context, a *command.App, args []string) error {
