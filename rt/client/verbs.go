@@ -11,6 +11,7 @@ import (
 
 	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/images"
+	"github.com/coble-os/coble/rt/client/networks"
 )
 
 // commands is the table of verbs, in the order of the help text.
@@ -56,13 +57,13 @@ func commands() []verb {
 		{"tag", "tag IMAGE NAME", "give an image another name", images.TagVerb},
 		{"rmi", "rmi [-f] IMAGE...", "remove images", images.RemoveVerb},
 		{"fsck", "fsck [--quick] [--repair ARCHIVE|STORE|registry|registry://HOST] [IMAGE...]", "check stored images down to each file, and repair them", images.FsckVerb},
-		{"network ls", "network ls [-q] [--filter NAME=VALUE]…", "list networks", networksVerb},
-		{"network create", "network create [--subnet PREFIX]… [--internal] [--ipv6] [-o OPTION=VALUE]… NAME", "make a network", networkCreateVerb},
-		{"network inspect", "network inspect NETWORK...", "show all that is known of networks", networkInspectVerb},
-		{"network rm", "network rm [-f] NETWORK...", "remove networks", networkRmVerb},
-		{"network connect", "network connect [--ip ADDRESS] [--alias NAME]… NETWORK CONTAINER", "put a container into one more network", networkConnectVerb},
-		{"network disconnect", "network disconnect NETWORK CONTAINER", "take a container out of a network", networkDisconnectVerb},
-		{"network prune", "network prune [--filter NAME=VALUE]…", "remove networks that no container is in", networkPruneVerb},
+		{"network ls", "network ls [-q] [--filter NAME=VALUE]…", "list networks", networks.ListVerb},
+		{"network create", "network create [--subnet PREFIX]… [--internal] [--ipv6] [-o OPTION=VALUE]… NAME", "make a network", networks.CreateVerb},
+		{"network inspect", "network inspect NETWORK...", "show all that is known of networks", networks.InspectVerb},
+		{"network rm", "network rm [-f] NETWORK...", "remove networks", networks.RemoveVerb},
+		{"network connect", "network connect [--ip ADDRESS] [--alias NAME]… NETWORK CONTAINER", "put a container into one more network", networks.ConnectVerb},
+		{"network disconnect", "network disconnect NETWORK CONTAINER", "take a container out of a network", networks.DisconnectVerb},
+		{"network prune", "network prune [--filter NAME=VALUE]…", "remove networks that no container is in", networks.PruneVerb},
 		{"net", "net [--format json | --dot | --svg FILE]", "show who is in which network, with addresses, published ports and what went through them", netVerb},
 		{"graph", "graph [--dot | --svg FILE] [NAME]", "show what uses what: containers, images, layers", graphVerb},
 		{"version", "version", "show the versions of client and engine", versionVerb},

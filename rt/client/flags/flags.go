@@ -1,5 +1,5 @@
-// Package flags declares flags that verbs share (those of run, create, update and of networks), and reads them into the API's
-// requests. It is pure but for the files and variables that a flag names, and asks the engine nothing.
+// Package flags declares flags that verbs share (those of run, create, update and of networks), and reads them into the
+// API's requests. It is pure but for the files and variables that a flag names, and asks the engine nothing.
 package flags
 
 import (

@@ -1,5 +1,5 @@
-// Package images is the verbs that are about images and registries: lists, archives, pulls and pushes, logging in, checks. Each
-// is a request to the engine, or a few, and prints what was answered; it decides nothing that the engine could decide.
+// Package images is the verbs that are about images and registries: lists, archives, pulls and pushes, logging in, checks.
+// Each is a request to the engine, or a few, and prints what was answered.
 package images
 
 import (

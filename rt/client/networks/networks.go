@@ -1,4 +1,6 @@
-package client
+// Package networks is the verbs that are about networks. Each is a request to the engine, or one for each name, and
+// prints what was answered.
+package networks
 
 import (
 	"context"
@@ -15,7 +17,8 @@ import (
 	"github.com/coble-os/coble/rt/client/flags"
 )
 
-func networksVerb(f *pflag.FlagSet) command.Run {
+// ListVerb is `coble network ls`.
+func ListVerb(f *pflag.FlagSet) command.Run {
 	quiet := f.BoolP("quiet", "q", false, "ids only")
 	long := f.Bool("no-trunc", false, "whole ids")
 	filters := f.StringArrayP("filter", "f", nil, "driver=, id=, label=, name=, type=custom|builtin or dangling=true")
@@ -50,7 +53,8 @@ func networksVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func networkCreateVerb(f *pflag.FlagSet) command.Run {
+// CreateVerb is `coble network create`.
+func CreateVerb(f *pflag.FlagSet) command.Run {
 	driver := f.StringP("driver", "d", "bridge", "bridge: there is no other")
 	subnets := f.StringArray("subnet", nil, "addresses of the network, such as 10.90.0.0/24; one for IPv4, one for IPv6")
 	ranges := f.StringArray("ip-range", nil, "the part of a subnet that containers get addresses from")
@@ -82,7 +86,8 @@ func networkCreateVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func networkRmVerb(f *pflag.FlagSet) command.Run {
+// RemoveVerb is `coble network rm`.
+func RemoveVerb(f *pflag.FlagSet) command.Run {
 	force := f.BoolP("force", "f", false, "no error for a network that there is not")
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 1, -1, "a network"); err != nil {
@@ -104,7 +109,8 @@ func networkRmVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func networkInspectVerb(*pflag.FlagSet) command.Run {
+// InspectVerb is `coble network inspect`.
+func InspectVerb(*pflag.FlagSet) command.Run {
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 1, -1, "a network"); err != nil {
 			return err
@@ -123,7 +129,8 @@ func networkInspectVerb(*pflag.FlagSet) command.Run {
 	}
 }
 
-func networkConnectVerb(f *pflag.FlagSet) command.Run {
+// ConnectVerb is `coble network connect`.
+func ConnectVerb(f *pflag.FlagSet) command.Run {
 	end := flags.AddEndpoint(f, "")
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 2, 2, "a network and a container"); err != nil {
@@ -137,7 +144,8 @@ func networkConnectVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func networkDisconnectVerb(f *pflag.FlagSet) command.Run {
+// DisconnectVerb is `coble network disconnect`.
+func DisconnectVerb(f *pflag.FlagSet) command.Run {
 	f.BoolP("force", "f", false, "as with docker")
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 2, 2, "a network and a container"); err != nil {
@@ -147,7 +155,8 @@ func networkDisconnectVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func networkPruneVerb(f *pflag.FlagSet) command.Run {
+// PruneVerb is `coble network prune`.
+func PruneVerb(f *pflag.FlagSet) command.Run {
 	f.BoolP("force", "f", false, "as with docker; coble asks nothing")
 	filters := f.StringArray("filter", nil, "only those with until=TIME, label=NAME[=VALUE] or label!=NAME[=VALUE]")
 	return func(ctx context.Context, a *command.App, args []string) error {
