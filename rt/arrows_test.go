@@ -86,7 +86,8 @@ func TestArrows(t *testing.T) {
 		{"./rt/client/conn", []string{"layers", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "a connection knows neither the verbs nor what they are about"},
 		{"./rt/client/dockerconfig", []string{"layers/repo", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "credentials are a file and helpers: nothing of the engine, nothing of what is asked on a terminal"},
 		{"./rt/client/flags", []string{"layers", "netcfg", "sandbox", "rt", "init", "cmd"}, "flags become requests before anybody is asked"},
-		{"./rt/client/images", []string{"rt/client/localtar"}, "images know nothing of what is run from them"},
+		{"./rt/client/images", []string{"rt/client/containers", "rt/client/networks", "rt/client/localtar"}, "images know nothing of what is run from them"},
+		{"./rt/client/networks", []string{"rt/client/containers", "rt/client/images", "rt/client/dockerconfig", "rt/client/localtar"}, "verbs of networks are requests and nothing else"},
 		{"./rt/client/localtar", []string{"layers", "netcfg", "sandbox", "rt", "init", "configs", "cmd"}, "what a container sends meets local files and nothing else"},
 		{"./rt/client/render", []string{"layers", "netcfg", "sandbox", "rt/client/conn", "rt/engine", "rt/api", "rt/store", "init", "configs", "cmd"}, "what is shown was asked for before"},
 	} {

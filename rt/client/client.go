@@ -1,5 +1,6 @@
-// Package client is the command line: each verb is one request to the engine, or a few, over unix://path,
-// tcp://host:port or fd://number. It holds no state and decides nothing that the engine could decide.
+// Package client is the command line: the table of verbs, their help and exit codes, and the verbs that are about the whole
+// system; those about containers, images and networks are in packages of their own. Each verb is one request to the
+// engine, or a few. It holds no state and decides nothing that the engine could decide.
 package client
 
 import (

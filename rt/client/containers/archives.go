@@ -1,4 +1,4 @@
-package client
+package containers
 
 import (
 	"context"
@@ -11,7 +11,8 @@ import (
 	"github.com/coble-os/coble/rt/client/command"
 )
 
-func exportVerb(f *pflag.FlagSet) command.Run {
+// ExportVerb is `coble export`.
+func ExportVerb(f *pflag.FlagSet) command.Run {
 	to := f.StringP("output", "o", "", "file to write (default: standard output)")
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 1, 1, "a container"); err != nil {
@@ -26,7 +27,8 @@ func exportVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func commitVerb(f *pflag.FlagSet) command.Run {
+// CommitVerb is `coble commit`.
+func CommitVerb(f *pflag.FlagSet) command.Run {
 	author := f.StringP("author", "a", "", "author of the image")
 	changes := f.StringArrayP("change", "c", nil, "instruction of a Dockerfile to apply, such as 'CMD [\"sh\"]'")
 	message := f.StringP("message", "m", "", "comment of the image")
@@ -48,7 +50,8 @@ func commitVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func diffVerb(*pflag.FlagSet) command.Run {
+// DiffVerb is `coble diff`.
+func DiffVerb(*pflag.FlagSet) command.Run {
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 1, 1, "a container"); err != nil {
 			return err

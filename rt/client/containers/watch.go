@@ -1,11 +1,9 @@
-package client
+package containers
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"strings"
 	"sync"
@@ -13,14 +11,14 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/events"
 	"github.com/spf13/pflag"
 
 	"github.com/coble-os/coble/rt/client/command"
 	"github.com/coble-os/coble/rt/client/flags"
 )
 
-func topVerb(f *pflag.FlagSet) command.Run {
+// TopVerb is `coble top`.
+func TopVerb(f *pflag.FlagSet) command.Run {
 	f.SetInterspersed(false)
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 1, -1, "a container and options of ps"); err != nil {
@@ -36,7 +34,8 @@ func topVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func updateVerb(f *pflag.FlagSet) command.Run {
+// UpdateVerb is `coble update`.
+func UpdateVerb(f *pflag.FlagSet) command.Run {
 	limits, rates := flags.AddLimits(f), flags.AddRates(f)
 	restart := f.String("restart", "", "no, always, unless-stopped or on-failure[:n]")
 	return func(ctx context.Context, a *command.App, args []string) error {
@@ -61,8 +60,8 @@ func updateVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-// statsVerb shows every running container, or those named; again each second unless it shall not.
-func statsVerb(f *pflag.FlagSet) command.Run {
+// StatsVerb is `coble stats`: it shows every running container, or those named; again each second unless it shall not.
+func StatsVerb(f *pflag.FlagSet) command.Run {
 	once := f.Bool("no-stream", false, "one sample, then end")
 	return func(ctx context.Context, a *command.App, args []string) error {
 		for {
@@ -145,33 +144,5 @@ func sampleRow(s container.StatsResponse) []string {
 		s.ID[:min(12, len(s.ID))], strings.TrimPrefix(s.Name, "/"), fmt.Sprintf("%.2f%%", cpu), units.BytesSize(float64(usage)) + " / " + units.BytesSize(float64(s.MemoryStats.Limit)),
 		fmt.Sprintf("%.2f%%", mem), units.HumanSizeWithPrecision(float64(rx), 3) + " / " + units.HumanSizeWithPrecision(float64(tx), 3),
 		units.HumanSizeWithPrecision(float64(read), 3) + " / " + units.HumanSizeWithPrecision(float64(written), 3), fmt.Sprint(s.PidsStats.Current),
-	}
-}
-
-func eventsVerb(f *pflag.FlagSet) command.Run {
-	since := f.String("since", "", "from this time on: seconds since 1970 or RFC 3339")
-	until := f.String("until", "", "up to this time, then end")
-	return func(ctx context.Context, a *command.App, args []string) error {
-		q := url.Values{}
-		for k, v := range map[string]string{"since": *since, "until": *until} {
-			if v != "" {
-				q.Set(k, v)
-			}
-		}
-		resp, err := a.Do(ctx, "GET", "/events", q, nil)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		for d := json.NewDecoder(resp.Body); ; {
-			var m events.Message
-			if err := d.Decode(&m); err != nil {
-				if errors.Is(err, io.EOF) {
-					return nil
-				}
-				return err
-			}
-			fmt.Fprintf(a.Out, "%s %s %s %s (%s)\n", time.Unix(0, m.TimeNano).Format(time.RFC3339Nano), m.Type, m.Action, m.Actor.ID, m.Actor.Attributes["name"])
-		}
 	}
 }

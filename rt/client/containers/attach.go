@@ -1,4 +1,4 @@
-package client
+package containers
 
 import (
 	"bufio"
@@ -167,7 +167,8 @@ type containerFacts struct {
 	HostConfig struct{ AutoRemove bool }
 }
 
-func attachVerb(f *pflag.FlagSet) command.Run {
+// AttachVerb is `coble attach`.
+func AttachVerb(f *pflag.FlagSet) command.Run {
 	noStdin := f.Bool("no-stdin", false, "send it nothing")
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 1, 1, "a container"); err != nil {
@@ -202,7 +203,8 @@ func attachVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func startVerb(f *pflag.FlagSet) command.Run {
+// StartVerb is `coble start`.
+func StartVerb(f *pflag.FlagSet) command.Run {
 	attach := f.BoolP("attach", "a", false, "show its output and exit with its code")
 	interactive := f.BoolP("interactive", "i", false, "send it the standard input")
 	return func(ctx context.Context, a *command.App, args []string) error {
@@ -223,7 +225,8 @@ func startVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func logsVerb(f *pflag.FlagSet) command.Run {
+// LogsVerb is `coble logs`.
+func LogsVerb(f *pflag.FlagSet) command.Run {
 	follow := f.BoolP("follow", "f", false, "go on until the container ends")
 	stamps := f.BoolP("timestamps", "t", false, "show when each line was printed")
 	tail := f.StringP("tail", "n", "all", "so many lines from the end")

@@ -1,4 +1,4 @@
-package client
+package containers
 
 import (
 	"context"
@@ -21,7 +21,8 @@ import (
 	"github.com/coble-os/coble/rt/client/localtar"
 )
 
-func cpVerb(f *pflag.FlagSet) command.Run {
+// CopyVerb is `coble cp`.
+func CopyVerb(f *pflag.FlagSet) command.Run {
 	o := localtar.Options{}
 	f.BoolVarP(&o.Owners, "archive", "a", false, "keep owners (default: root in the container, yourself here)")
 	f.BoolVarP(&o.Follow, "follow-link", "L", false, "copy what a link leads to")

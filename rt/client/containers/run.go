@@ -1,4 +1,4 @@
-package client
+package containers
 
 import (
 	"context"
@@ -73,7 +73,8 @@ func createPulling(ctx context.Context, a *command.App, c *flags.Create, req fla
 	return out, create()
 }
 
-func createVerb(f *pflag.FlagSet) command.Run {
+// CreateVerb is `coble create`.
+func CreateVerb(f *pflag.FlagSet) command.Run {
 	c := flags.AddCreate(f)
 	return func(ctx context.Context, a *command.App, args []string) error {
 		if err := command.Need(args, 1, -1, "an image"); err != nil {
@@ -91,7 +92,8 @@ func createVerb(f *pflag.FlagSet) command.Run {
 	}
 }
 
-func runVerb(f *pflag.FlagSet) command.Run {
+// RunVerb is `coble run`.
+func RunVerb(f *pflag.FlagSet) command.Run {
 	c := flags.AddCreate(f)
 	detach := f.BoolP("detach", "d", false, "do not wait: print the id")
 	return func(ctx context.Context, a *command.App, args []string) error {

@@ -1,4 +1,4 @@
-package client
+package containers
 
 import (
 	"bytes"
@@ -12,7 +12,8 @@ import (
 	"github.com/coble-os/coble/rt/client/command"
 )
 
-func execVerb(f *pflag.FlagSet) command.Run {
+// ExecVerb is `coble exec`.
+func ExecVerb(f *pflag.FlagSet) command.Run {
 	var req container.ExecCreateRequest
 	f.StringArrayVarP(&req.Env, "env", "e", nil, "NAME=value")
 	f.StringVarP(&req.User, "user", "u", "", "user[:group] to run as")
