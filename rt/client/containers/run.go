@@ -73,6 +73,11 @@ func createPulling(ctx context.Context, a *command.App, c *flags.Create, req fla
 	return out, create()
 }
 
+// attached is for a container that somebody starts in front of: its input, if it has one, ends with theirs.
+func attached(c *flags.Create, req *flags.CreateRequest) {
+	req.AttachStdout, req.AttachStderr, req.AttachStdin, req.StdinOnce = true, true, c.Interactive, c.Interactive
+}
+
 // CreateVerb is `coble create`.
 func CreateVerb(f *pflag.FlagSet) command.Run {
 	c := flags.AddCreate(f)
@@ -84,6 +89,7 @@ func CreateVerb(f *pflag.FlagSet) command.Run {
 		if err != nil {
 			return err
 		}
+		attached(c, &req)
 		id, err := create(ctx, a, c, req)
 		if err == nil {
 			fmt.Fprintln(a.Out, id)
@@ -105,7 +111,7 @@ func RunVerb(f *pflag.FlagSet) command.Run {
 			return err
 		}
 		if !*detach {
-			req.AttachStdout, req.AttachStderr, req.AttachStdin, req.StdinOnce = true, true, c.Interactive, c.Interactive
+			attached(c, &req)
 		}
 		id, err := create(ctx, a, c, req)
 		if err != nil {
