@@ -2,9 +2,9 @@ package daemon_test
 
 import (
 	"bytes"
-	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
@@ -18,8 +18,6 @@ import (
 func TestStartInFront(t *testing.T) {
 	m := newMachine(t, "")
 	m.loadBox()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	coble := func(verb func(*pflag.FlagSet) command.Run, in, words string) string {
 		t.Helper()
 		f := pflag.NewFlagSet("coble", pflag.ContinueOnError)
@@ -28,7 +26,16 @@ func TestStartInFront(t *testing.T) {
 		c, err := conn.Dial("unix://" + m.sock())
 		require.NoError(t, err)
 		var out bytes.Buffer
-		require.NoError(t, run(ctx, &command.App{Conn: c, In: strings.NewReader(in), Out: &out, Err: &out}, f.Args()))
+		done := make(chan error, 1)
+		go func() {
+			done <- run(t.Context(), &command.App{Conn: c, In: strings.NewReader(in), Out: &out, Err: &out}, f.Args())
+		}()
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+		case <-time.After(patience):
+			require.FailNow(t, "it does not end", words)
+		}
 		return out.String()
 	}
 	coble(containers.CreateVerb, "", "-i --name later box cat")
