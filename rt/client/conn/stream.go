@@ -13,12 +13,17 @@ import (
 
 // Hijack opens a raw stream (POST with Upgrade: tcp): what the engine sends is read from the reader, what the container
 // should read is written to the connection, which the caller closes.
-func (c *Conn) Hijack(ctx context.Context, path string, query url.Values, body io.Reader) (net.Conn, *bufio.Reader, error) {
+func (c *Conn) Hijack(ctx context.Context, path string, query url.Values, body io.Reader) (_ net.Conn, _ *bufio.Reader, err error) {
 	t := c.http.Transport.(*http.Transport)
 	nc, err := t.DialContext(ctx, "", "")
 	if err != nil {
 		return nil, nil, c.unreachable(err)
 	}
+	defer func() {
+		if err != nil {
+			nc.Close()
+		}
+	}()
 	req, err := http.NewRequest("POST", "http://localhost/v1.43"+path+"?"+query.Encode(), body)
 	if err != nil {
 		return nil, nil, err
@@ -35,7 +40,6 @@ func (c *Conn) Hijack(ctx context.Context, path string, query url.Values, body i
 		return nil, nil, err
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		defer nc.Close()
 		return nil, nil, readError(resp)
 	}
 	return nc, br, nil
