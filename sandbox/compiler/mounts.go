@@ -154,12 +154,15 @@ func (b *builder) liftRoot() {
 	b.close(top)
 }
 
-// mounts makes the spec's mounts in their order.
-func (b *builder) mounts(in *Input) error {
+// mounts makes the spec's mounts.
+func (b *builder) mounts(in *Input) error { return eachMount(in, b.oneMount) }
+
+// eachMount does it to the spec's mounts in their order.
+func eachMount(in *Input, do func(in *Input, i int, m specs.Mount, o mountopt.Options) error) error {
 	for i, m := range in.Spec.Mounts {
 		o, err := mountopt.Parse(m.Options)
 		if err == nil {
-			err = b.oneMount(in, i, m, o)
+			err = do(in, i, m, o)
 		}
 		if err != nil {
 			return fmt.Errorf("mounts[%d] (%s): %w", i, m.Destination, err)

@@ -66,16 +66,7 @@ func (b *builder) sources(in *Input) error {
 	if err := b.rootSource(in); err != nil {
 		return err
 	}
-	for i, m := range in.Spec.Mounts {
-		o, err := mountopt.Parse(m.Options)
-		if err == nil {
-			err = b.source(in, i, m, o)
-		}
-		if err != nil {
-			return fmt.Errorf("mounts[%d] (%s): %w", i, m.Destination, err)
-		}
-	}
-	return nil
+	return eachMount(in, b.source)
 }
 
 func (b *builder) rootSource(in *Input) error {
