@@ -65,6 +65,7 @@ type Keeper struct {
 	told     map[string]bool           // problems that were logged
 	failed   map[string]string         // what could not be done this time, by link
 	removed  []lost                    // addresses, since the last look
+	seen     *State                    // at the last look
 	taken    map[place]*clash          // addresses that others have
 	watchers map[place]*watcher        // for others that have static addresses
 	resolv   string                    // what was written last
@@ -391,6 +392,7 @@ func (k *Keeper) reconcile(ctx context.Context) bool {
 			k.problem(err)
 			return false
 		}
+		k.hearGone(ctx, s)
 		k.runClients(ctx, s)
 		k.clashes(s, now)
 		k.want.Leases = k.leases()

@@ -48,6 +48,46 @@ func readLost(b []byte) (l lost, ok bool) {
 	return l, ok
 }
 
+// hearGone waits for what the kernel tells of an address that was there at the last look and is not any more: it may have found
+// that another host has it, and says so after it has taken it away.
+func (k *Keeper) hearGone(ctx context.Context, s *State) {
+	gone := k.seen != nil && k.vanished(s)
+	k.seen = s
+	if !gone {
+		return
+	}
+	said := time.NewTimer(settle)
+	defer said.Stop()
+	for {
+		select {
+		case l := <-k.gone:
+			k.removed = append(k.removed, l)
+		case <-said.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// vanished tells whether one of the addresses that the kernel takes away so, IPv6's with an end, is gone.
+func (k *Keeper) vanished(s *State) bool {
+	for i := range k.want.Links {
+		l := &k.want.Links[i]
+		before, now := k.seen.Devices[l.Name], s.Devices[l.Name]
+		if before == nil || now == nil {
+			continue
+		}
+		for p := range k.want.addresses(l) {
+			until, had := before.Addresses[p]
+			if _, has := now.Addresses[p]; had && !has && p.Addr().Is6() && !until.IsZero() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // clashes finds out which addresses others have, and when those are to be tried again.
 func (k *Keeper) clashes(s *State, now time.Time) {
 	failed := map[place]bool{}

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
+	"github.com/coble-os/coble/netcfg/dhcp"
 	"github.com/coble-os/coble/netcfg/nstest"
 )
 
@@ -179,4 +180,21 @@ func TestTakenStaticFour(t *testing.T) {
 		})
 		return strings.HasPrefix(k.how(), "up: 10.5.0.2 is in use by ")
 	})
+}
+
+// TestGoneIsHeardFirst: a look that comes between the kernel's removal of an address and its word of it waits for that; nothing is
+// waited for where nothing is gone, or where the address has no end, which the kernel leaves.
+func TestGoneIsHeardFirst(t *testing.T) {
+	p, static := netip.MustParsePrefix("fd00:3::50/128"), netip.MustParsePrefix("fd00:3::60/64")
+	until := time.Now().Add(time.Hour)
+	with := &State{Devices: map[string]*Dev{"wan0": {Addresses: map[netip.Prefix]time.Time{p: until, static: {}}}}}
+	k := &Keeper{gone: make(chan lost)}
+	k.want.Links = []Link{{Name: "wan0", DHCP6: true, Addresses: []netip.Prefix{static}}}
+	k.want.Leases = map[string][]*dhcp.Lease{"wan0": {{Address: p, Until: until}}}
+	k.hearGone(t.Context(), with)
+	k.hearGone(t.Context(), &State{Devices: map[string]*Dev{"wan0": {Addresses: map[netip.Prefix]time.Time{p: until}}}})
+	require.Empty(t, k.removed)
+	go func() { k.gone <- lost{1, p} }()
+	k.hearGone(t.Context(), &State{Devices: map[string]*Dev{"wan0": {}}})
+	require.Equal(t, []lost{{1, p}}, k.removed)
 }

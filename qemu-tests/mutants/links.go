@@ -12,6 +12,7 @@ func ownLinks() []mutant {
 		return mutant{"mdns: " + name, "netcfg/mdns/" + file, old, new, "./netcfg/mdns", run}
 	}
 	return []mutant{
+		in("what an address was taken away for is heard first", "taken.go", "if !gone {", "if !gone || true {", "TestGoneIsHeardFirst"),
 		in("others' links are not removed", "diff.go", "\t\tif !strings.HasPrefix(v.Alias, mark) {\n\t\t\tcontinue\n", "\t\tif v.Kind == \"device\" {\n\t\t\tcontinue\n", "TestBridge|TestOthersLinks"),
 		in("others' links are not set up", "diff.go", "if v.Group != group || v.Alias != \"\" || !d.s.built(l, v) {", "if false {", "TestBridge|TestOthersLinks"),
 		in("others' ports stay where they are", "diff.go", "m.Index == v.Master && strings.HasPrefix(m.Alias, mark) &&", "m.Index == v.Master &&", "TestOthersLinks"),
