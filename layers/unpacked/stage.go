@@ -68,11 +68,7 @@ func (s *Layers) Stage(ctx context.Context, id string, plain *blob.Layer, throug
 
 // Unstage takes a layer away that was not published, or not to its end.
 func (s *Layers) Unstage(l *Staged) error {
-	err := errors.Join(s.stager().Unstage(l.ID), s.Drop(l.ID))
-	if rerr := os.Remove(s.RecordPath(l.ID) + unfinished); rerr != nil && !os.IsNotExist(rerr) {
-		err = errors.Join(err, fmt.Errorf("remove layer's record: %w", rerr))
-	}
-	return err
+	return errors.Join(s.stager().Unstage(l.ID), s.Drop(l.ID), removeRecord(s.RecordPath(l.ID)+unfinished))
 }
 
 // Publish makes staged layers and their records durable, and then there: one

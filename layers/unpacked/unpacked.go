@@ -104,11 +104,14 @@ func (s *Layers) publishRecord(f *os.File, rec *record.Writer, id string, diffID
 
 // Drop removes a layer's folder and its record; what is not there is no error.
 func (s *Layers) Drop(id string) error {
-	err := s.Driver.Remove(id)
-	if rerr := os.Remove(s.RecordPath(id)); rerr != nil && !os.IsNotExist(rerr) {
-		err = errors.Join(err, fmt.Errorf("remove layer's record: %w", rerr))
+	return errors.Join(s.Driver.Remove(id), removeRecord(s.RecordPath(id)))
+}
+
+func removeRecord(path string) error {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("remove layer's record: %w", err)
 	}
-	return err
+	return nil
 }
 
 // SweepRecords removes the records that no wanted layer has, and tells the ids

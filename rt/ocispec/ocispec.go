@@ -161,13 +161,10 @@ func (in *Input) namespaces() []specs.LinuxNamespace {
 
 // Outline is what of a container's spec is so whatever the machine is like: which namespaces it makes, and how it mounts sysfs.
 func Outline(spec store.Spec) *specs.Spec {
-	in := Input{Spec: spec, Join: map[specs.LinuxNamespaceType]string{}}
 	h := spec.Host
-	for kind, id := range map[specs.LinuxNamespaceType]string{
+	in := Input{Spec: spec, Join: map[specs.LinuxNamespaceType]string{ // of which container's, where there is yet no path; empty: of none
 		specs.PIDNamespace: h.PidMode.Container(), specs.IPCNamespace: h.IpcMode.Container(), specs.NetworkNamespace: h.NetworkMode.ConnectedContainer(),
-	} {
-		in.Join[kind] = id
-	}
+	}}
 	return &specs.Spec{Mounts: []specs.Mount{sysfs(spec)}, Linux: &specs.Linux{Namespaces: in.namespaces()}}
 }
 
